@@ -1,0 +1,1 @@
+"""Exploration logs → value network, its evaluation, its frontier."""

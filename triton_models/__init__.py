@@ -1,0 +1,1 @@
+"""The control surface; value network → Triton model repository; the embedded server."""

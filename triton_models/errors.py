@@ -1,0 +1,105 @@
+"""The one error tree of the project.
+
+::
+
+    PutsError                     everything we raise on purpose; one clear line each
+    ├── SurfaceError              a control-surface file that describes an impossible surface
+    ├── SurfaceMismatchError      two parts (log, run, model, frontier) made for different surfaces
+    ├── StateError                one request state that cannot be encoded
+    │   ├── StateIncompleteError  ... because something is missing
+    │   └── StateInvalidError     ... because something is of the wrong kind, size or value
+    ├── ScalarizationError        λ that is not on the (unnormalised) simplex
+    ├── LogError                  exploration logs that cannot be used
+    ├── RunError                  a training run that is missing, damaged or cannot be continued
+    ├── FrontierError             a frontier file that is missing, damaged or empty
+    ├── RepositoryError           a Triton model repository that is missing or malformed
+    │   └── ParityError           an exported model that does not equal the network it came from
+    ├── ServerError               the embedded tritonserver: not installed, unusable, did not start
+    ├── ConfigurationError        settings that do not fit together
+    ├── SimulationError           a simulated feed that was asked for the impossible
+    ├── BenchmarkError            a benchmark that failed or could not be run
+    └── UpstreamError             a call to somebody else's server that failed
+        ├── UpstreamUnavailableError   nobody answers
+        └── UpstreamInvalidError       the answer is not what the contract says
+
+Every class takes one message and nothing else, so each survives the pickling that happens when an
+exception crosses an actor. Messages say what failed, what was expected, what came, what to do.
+"""
+
+from __future__ import annotations
+
+
+class PutsError(Exception):
+    """Base of everything this project raises on purpose; the message is one line for a person."""
+
+
+class SurfaceError(PutsError):
+    """A control-surface file that describes an impossible surface."""
+
+
+class SurfaceMismatchError(PutsError):
+    """Two parts that were made for different control surfaces."""
+
+
+class StateError(PutsError):
+    """One request state that cannot be encoded."""
+
+
+class StateIncompleteError(StateError):
+    """A request state that lacks a field."""
+
+
+class StateInvalidError(StateError):
+    """A request state with a field of the wrong kind, size or value."""
+
+
+class ScalarizationError(PutsError):
+    """A scalarization with a negative, non-finite or all-zero entry, or of the wrong length."""
+
+
+class LogError(PutsError):
+    """Exploration logs that cannot be used."""
+
+
+class RunError(PutsError):
+    """A training run that is missing, damaged or cannot be continued."""
+
+
+class FrontierError(PutsError):
+    """A frontier file that is missing, damaged or empty."""
+
+
+class RepositoryError(PutsError):
+    """A Triton model repository that is missing or malformed."""
+
+
+class ParityError(RepositoryError):
+    """An exported model whose outputs differ from the torch network it came from."""
+
+
+class ServerError(PutsError):
+    """The embedded tritonserver is not installed, unusable, or did not start."""
+
+
+class ConfigurationError(PutsError):
+    """Settings that do not fit together."""
+
+
+class SimulationError(PutsError):
+    """A simulated feed that was asked for the impossible."""
+
+
+class BenchmarkError(PutsError):
+    """A benchmark that failed or could not be run."""
+
+
+class UpstreamError(PutsError):
+    """A call to somebody else's server that failed."""
+
+
+class UpstreamUnavailableError(UpstreamError):
+    """Nobody answers at the address, or the answer did not come in time."""
+
+
+class UpstreamInvalidError(UpstreamError):
+    """The answer came and is not what the contract says."""

@@ -1,0 +1,121 @@
+"""A training run on disk: what ``fit`` writes, and ``sweep`` and ``export`` read.
+
+::
+
+    RUN/run.json      the manifest below; written last, so a run without it is not finished
+    RUN/model.pt      state dict of :class:`triton_models.network.ValueNetwork`
+    RUN/surface.yaml  the control surface, for people
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from triton_models.errors import RunError
+from triton_models.files import write_json
+from triton_models.surface import Surface, describe_validation_error
+
+if TYPE_CHECKING:
+    from triton_models.network import ValueNetwork
+
+MANIFEST = "run.json"
+WEIGHTS = "model.pt"
+SURFACE = "surface.yaml"
+
+
+class DataWindow(BaseModel):
+    """Which logs a run saw. Windows are ISO 8601 instants, start inclusive, end exclusive."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    logs: str
+    rows_train: int = Field(ge=0)
+    rows_holdout: int = Field(ge=0)
+    train_window: tuple[str, str]
+    holdout_window: tuple[str, str]
+
+
+class RunManifest(BaseModel):
+    """Everything that is needed to evaluate, export and explain a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    run_id: str
+    created_at: str
+    surface: dict[str, Any]
+    surface_fingerprint: str
+    network: dict[str, Any]
+    training: dict[str, Any]
+    data: DataWindow
+    metrics: dict[str, float]
+    code_version: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    manifest: RunManifest
+
+    @cached_property
+    def surface(self) -> Surface:
+        """The surface that the run was fitted for."""
+        return Surface.from_dict(self.manifest.surface, source=f"{self.path / MANIFEST}: surface")
+
+    def load_network(self) -> ValueNetwork:
+        """The fitted network on the CPU, in evaluation mode. Imports torch.
+
+        Raises:
+            RunError: the weights are missing, damaged, or of another architecture.
+        """
+        import torch
+
+        from triton_models.network import NetworkConfig, ValueNetwork
+
+        weights = self.path / WEIGHTS
+        try:
+            network = ValueNetwork(self.surface, NetworkConfig.model_validate(self.manifest.network))
+            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except Exception as error:  # torch raises many kinds for a damaged file
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(
+                f"{weights}: cannot be loaded ({type(error).__name__}: {reason}); fit again"
+            ) from error
+        return network.eval()
+
+
+def write_manifest(path: str | Path, manifest: RunManifest) -> None:
+    """Write ``run.json``; do it last, it declares the run finished."""
+    write_json(Path(path) / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        RunError: it is missing, unfinished or damaged.
+    """
+    folder = Path(path)
+    file = folder / MANIFEST
+    try:
+        manifest = RunManifest.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder}: holds no finished run ({MANIFEST} is missing); make one with python -m ray_train fit"
+        ) from error
+    except ValidationError as error:
+        raise RunError(f"{file}: not a run manifest: {describe_validation_error(error)}") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read: {error}") from error
+    run = Run(folder, manifest)
+    if run.surface.fingerprint != manifest.surface_fingerprint:
+        raise RunError(f"{file}: the surface does not have the recorded fingerprint; the file was edited")
+    return run
