@@ -1,0 +1,154 @@
+"""Intervals of paired relative lifts, with users as the independent units.
+
+One user's requests resemble each other, so rows are not independent: sums per user are. Both policies
+of a lift are valued on the same users, and the noise that they share cancels.
+
+Shape legend: U users, P policies (number 0 is the baseline), R outcomes, B resamples; the last axis of
+``sum_UPR2`` holds numerator and denominator (:mod:`ray_train.estimators`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from statistics import NormalDist
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_train.estimators import FloatArray
+
+MAX_UNDEFINED_SHARE = 0.05
+"""With more undefined resamples than this (no hits in them), the logs are too thin for an interval."""
+
+_QUANTUM = 1 << 16
+
+
+def _poisson_table() -> npt.NDArray[np.float32]:
+    """Quantiles of Poisson(1) at 2^16 levels: a 16-bit draw becomes a count by one look-up."""
+    pmf = [math.exp(-1.0) / math.factorial(k) for k in range(12)]
+    bounds = np.rint(np.cumsum(pmf) * _QUANTUM).astype(np.int64)
+    return np.searchsorted(bounds, np.arange(_QUANTUM), side="right").astype(np.float32)
+
+
+def relative_lifts(sum_PR2: FloatArray) -> FloatArray:
+    """``L_p = (N_p / D_p) / (N_0 / D_0) - 1`` for every policy against number 0 (Eq. 10), NaN if undefined.
+
+    Leading axes are kept: [..., P, R, 2] → [..., P, R].
+    """
+    value = ratios(sum_PR2)
+    baseline = value[..., :1, :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lift = value / baseline - 1.0
+    return np.where(baseline > 0, lift, np.nan)
+
+
+def ratios(sum_PR2: FloatArray) -> FloatArray:
+    """Numerator over denominator, [..., 2] → [...]; NaN where the denominator is not positive."""
+    numerator, denominator = sum_PR2[..., 0], sum_PR2[..., 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(denominator > 0, numerator / denominator, np.nan)
+
+
+class IntervalMethod(ABC):
+    """Fed with sums per user, chunk by chunk; each user is in exactly one chunk."""
+
+    name: ClassVar[str]
+
+    def __init__(self, *, confidence: float = 0.95) -> None:
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+        self.confidence = confidence
+
+    @abstractmethod
+    def add(self, sum_UPR2: FloatArray) -> None:
+        """Take in the sums of some more users."""
+
+    @abstractmethod
+    def bounds(self) -> FloatArray:
+        """Lower and upper bound of every lift, [P, R, 2]; NaN where the data do not give one."""
+
+
+class ClusterBootstrap(IntervalMethod):
+    """Percentile bootstrap over users: quantiles of ``L*_b``, ``b = 1..B``.
+
+    Resample b gives user u the weight ``k_bu ~ Poisson(1)``, the large-sample form of drawing users with
+    replacement (Chamandy et al., *Estimating Uncertainty for Massive Data Streams*, 2012). One weight
+    serves all policies, so lifts are paired. Users arrive in chunks and memory is independent of their
+    number. Deterministic for a seed and a chunking.
+    """
+
+    name: ClassVar[str] = "percentile cluster bootstrap by user"
+
+    def __init__(self, *, resamples: int, seed: int, confidence: float = 0.95) -> None:
+        super().__init__(confidence=confidence)
+        if resamples < 2:
+            raise ValueError(f"a bootstrap needs at least 2 resamples, got {resamples}")
+        self.resamples = resamples
+        self._seed = seed
+        self._chunks = 0
+        self._table = _poisson_table()
+        self._sum_BPR2: FloatArray | None = None
+
+    def add(self, sum_UPR2: FloatArray) -> None:
+        """Add the chunk's weighted sums to every resample's."""
+        users, *shape = sum_UPR2.shape
+        generator = np.random.default_rng([self._seed, self._chunks])
+        self._chunks += 1
+        if self._sum_BPR2 is None:
+            self._sum_BPR2 = np.zeros((self.resamples, *shape))
+        draws_BU = generator.integers(0, _QUANTUM, size=(self.resamples, users), dtype=np.uint16)
+        # Counts and a chunk's sums are exact enough in float32; chunks add up in float64.
+        part_BX = self._table[draws_BU] @ sum_UPR2.reshape(users, -1).astype(np.float32)
+        self._sum_BPR2 += part_BX.reshape(self._sum_BPR2.shape)
+
+    def bounds(self) -> FloatArray:
+        """Quantiles at (1 ∓ confidence) / 2 of the resampled lifts."""
+        if self._sum_BPR2 is None:
+            raise ValueError("no users were added")
+        lift_BPR = relative_lifts(self._sum_BPR2)
+        tail = (1.0 - self.confidence) / 2.0
+        undefined_PR = np.isnan(lift_BPR).mean(axis=0)
+        filled = np.where(undefined_PR > MAX_UNDEFINED_SHARE, 0.0, lift_BPR)
+        bounds_2PR = np.nanquantile(filled, [tail, 1.0 - tail], axis=0)
+        bounds_2PR[:, undefined_PR > MAX_UNDEFINED_SHARE] = np.nan
+        return np.moveaxis(bounds_2PR, 0, -1)
+
+
+class DeltaMethod(IntervalMethod):
+    """Normal interval of ``L`` with ``sd(L) ≈ (1 + L) · sd(log(1 + L))``.
+
+    ``log(1 + L) = log N_p - log D_p - log N_0 + log D_0`` is linear in the users' sums to first order, so
+    its variance is the sum over users of ``(n_p/N_p - d_p/D_p - n_0/N_0 + d_0/D_0)²``.
+    """
+
+    name: ClassVar[str] = "normal (delta method) by user"
+
+    def __init__(self, *, confidence: float = 0.95) -> None:
+        super().__init__(confidence=confidence)
+        self._sum_PR2: FloatArray | float = 0.0
+        self._gram_PR44: FloatArray | float = 0.0
+
+    def add(self, sum_UPR2: FloatArray) -> None:
+        """Add up the sums and the cross products of (n_p, d_p, n_0, d_0)."""
+        both_UPR4 = np.concatenate([sum_UPR2, np.broadcast_to(sum_UPR2[:, :1], sum_UPR2.shape)], axis=-1)
+        self._sum_PR2 = self._sum_PR2 + sum_UPR2.sum(axis=0)
+        self._gram_PR44 = self._gram_PR44 + np.einsum("upri,uprj->prij", both_UPR4, both_UPR4)
+
+    def bounds(self) -> FloatArray:
+        """``L ∓ z · sd(L)``."""
+        if isinstance(self._sum_PR2, float) or isinstance(self._gram_PR44, float):
+            raise ValueError("no users were added")
+        total_PR4 = np.concatenate(
+            [self._sum_PR2, np.broadcast_to(self._sum_PR2[:1], self._sum_PR2.shape)], axis=-1
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope_PR4 = np.array([1.0, -1.0, -1.0, 1.0]) / total_PR4
+            variance_PR = np.einsum("pri,prij,prj->pr", slope_PR4, self._gram_PR44, slope_PR4)
+            lift_PR = relative_lifts(self._sum_PR2)
+            # A policy that is the baseline has variance 0 up to rounding.
+            half_PR = (1.0 + lift_PR) * np.sqrt(np.maximum(variance_PR, 0.0))
+        half_PR = half_PR * NormalDist().inv_cdf(0.5 + self.confidence / 2.0)
+        bounds = np.stack([lift_PR - half_PR, lift_PR + half_PR], axis=-1)
+        return np.where(np.isfinite(bounds), bounds, np.nan)
