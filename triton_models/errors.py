@@ -18,6 +18,9 @@
     ├── ConfigurationError        settings that do not fit together
     ├── SimulationError           a simulated feed that was asked for the impossible
     ├── BenchmarkError            a benchmark that failed or could not be run
+    ├── RequestError              a request to the sidecar that cannot be served as it is (422)
+    │   ├── RequestMalformedError ... because it is not the JSON that was asked for (400)
+    │   └── RequestTooLargeError  ... because it is over a stated limit (413)
     └── UpstreamError             a call to somebody else's server that failed
         ├── UpstreamUnavailableError   nobody answers
         └── UpstreamInvalidError       the answer is not what the contract says
@@ -91,6 +94,18 @@ class SimulationError(PutsError):
 
 class BenchmarkError(PutsError):
     """A benchmark that failed or could not be run."""
+
+
+class RequestError(PutsError):
+    """A request to the sidecar that cannot be served as it is; HTTP 422."""
+
+
+class RequestMalformedError(RequestError):
+    """A request body that is not JSON, or not a JSON object; HTTP 400."""
+
+
+class RequestTooLargeError(RequestError):
+    """A request over a stated limit; HTTP 413."""
 
 
 class UpstreamError(PutsError):

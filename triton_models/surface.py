@@ -248,23 +248,29 @@ class Surface(_Frozen):
             index = index * weight.points + np.clip(nearest, 0, weight.points - 1).astype(np.int64)
         return np.where(good, index, -1)
 
-    def production_mixture(self) -> FloatArray:
-        """Multilinear interpolation weights of the production point over the grid, shape [A].
+    def mixture(self, weights: npt.ArrayLike) -> FloatArray:
+        """Multilinear interpolation weights of a point over the grid, shape [A], summing to one.
 
-        Production weights are usually not a grid point, so no logged action equals them. The mixture
-        is the randomised policy over the up to 2^W corners of the surrounding grid cell whose mean
-        weight vector *is* the production vector; its value equals production's up to the curvature of
-        the reward within one cell.
+        The mixture is the randomised policy over the up to 2^W corners of the surrounding grid cell
+        whose mean weight vector is ``weights`` [W] (clipped to the grid's ranges); its value equals that
+        of the point up to the curvature of the reward within one cell.
         """
         mixture = np.ones(1)
-        for weight in self.controlled:
+        for weight, value in zip(self.controlled, np.asarray(weights, dtype=np.float64), strict=True):
             axis = np.zeros(weight.points)
-            position = (weight.production - weight.minimum) / weight.step
+            position = (np.clip(value, weight.minimum, weight.maximum) - weight.minimum) / weight.step
             lower = min(int(position), weight.points - 2)
             axis[lower] = 1.0 - (position - lower)
             axis[lower + 1] = position - lower
             mixture = np.outer(mixture, axis).ravel()
         return mixture
+
+    def production_mixture(self) -> FloatArray:
+        """:meth:`mixture` at the production weights.
+
+        Production is usually not a grid point, so no logged action equals it: this is how it is valued.
+        """
+        return self.mixture(self.production)
 
     @property
     def nearest_production_action(self) -> int:
