@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.integer]
+IntArray = npt.NDArray[np.intp]
 RowIndex = slice | npt.NDArray[np.bool_] | IntArray
 
 
@@ -71,7 +71,7 @@ class ChosenActions(Policy):
 
     def probability(self, rows: LoggedRows) -> FloatArray:
         """1 where the policy's action equals the logged one, else 0."""
-        return (self.chosen_N == rows.action_N).astype(np.float64)
+        return np.asarray(self.chosen_N == rows.action_N, dtype=np.float64)
 
     def take(self, index: RowIndex) -> ChosenActions:
         """The choices on some of the rows."""
@@ -92,7 +92,7 @@ class ActionMixture(Policy):
 
     def probability(self, rows: LoggedRows) -> FloatArray:
         """The probability of each row's logged action."""
-        return self.probability_A[rows.action_N]
+        return np.asarray(self.probability_A[rows.action_N])
 
     def take(self, index: RowIndex) -> ActionMixture:
         """Itself: it does not depend on the row."""

@@ -49,7 +49,9 @@ def evaluate(
     total_PR2 = np.zeros((len(policies), outcomes, 2))
     moment_P3 = np.zeros((len(policies), 3))
     for part in user_chunks(rows.user_N, chunk_rows):
-        sum_UPR2, part_P3 = _chunk_sums(estimator, rows.take(part), [policy.take(part) for policy in policies])
+        sum_UPR2, part_P3 = _chunk_sums(
+            estimator, rows.take(part), [policy.take(part) for policy in policies]
+        )
         total_PR2 += sum_UPR2.sum(axis=0)
         moment_P3 += part_P3
         if interval is not None:

@@ -1,0 +1,188 @@
+"""``python -m ray_train fit``: exploration logs → a run with a value network."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from pydantic import ValidationError
+
+from ray_train.commands.validate import add_check_options, check_options
+from ray_train.settings import FitSettings
+from triton_models.errors import ConfigurationError
+
+TERMINATED = 128 + signal.SIGTERM
+
+NETWORK_OPTIONS = (
+    "context_width",
+    "history_width",
+    "history_layers",
+    "history_heads",
+    "user_width",
+    "state_width",
+    "action_width",
+    "backbone_width",
+    "backbone_blocks",
+)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "fit",
+        help="train a value network on exploration logs",
+        description="Split a log by time, check every row, train a value network on Ray Train, write RUN. "
+        "The hold-out is left alone for sweep.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("logs", metavar="LOGS", help="folder of Parquet files, local or a pyarrow URI")
+    parser.add_argument("--surface", required=True, metavar="FILE", help="the control surface (YAML)")
+    parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run, new")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted fit in RUN")
+    _add_data_options(parser)
+    _add_training_options(parser)
+    _add_cluster_options(parser)
+    _add_network_options(parser)
+    parser.set_defaults(command=run)
+
+
+def _default(name: str) -> Any:
+    return FitSettings.model_fields[name].default
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    add("--train-days", type=float, default=_default("train_days"), help="length of the training window")
+    add(
+        "--holdout-days", type=float, default=_default("holdout_days"), help="length of the hold-out after it"
+    )
+    add(
+        "--selection-share",
+        type=float,
+        default=_default("selection_share"),
+        help="newest share of the training window, kept back to choose the best epoch",
+    )
+    add("--max-rows", type=int, help="train on about so many rows, drawn by a hash of the request id")
+    add_check_options(parser)
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    add = group.add_argument
+    add("--epochs", type=int, default=_default("epochs"), help="passes over the training rows")
+    add("--batch-size", type=int, default=_default("batch_size"), help="rows per step over all workers")
+    add("--learning-rate", type=float, default=_default("learning_rate"), help="peak of the schedule")
+    add("--weight-decay", type=float, default=_default("weight_decay"), help="of AdamW")
+    add(
+        "--loss",
+        choices=("mse", "bce"),
+        default=_default("loss"),
+        help="squared error (Eq. 8) or cross-entropy",
+    )
+    add("--seed", type=int, default=_default("seed"), help="of the weights and of the order of rows")
+    add("--amp", action="store_true", help="automatic mixed precision")
+
+
+def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("cluster")
+    add = group.add_argument
+    add("--workers", type=int, default=_default("workers"), help="training workers")
+    add(
+        "--cpus-per-worker",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="default: the cores of this machine shared out for a local cluster, 1 for another one",
+    )
+    add("--gpu", action="store_true", help="one GPU per worker")
+    add(
+        "--cache-mb", type=int, default=_default("cache_mb"), help="encoded rows a worker keeps in memory, MB"
+    )
+    add("--max-failures", type=int, default=_default("max_failures"), help="lost workers that are replaced")
+    add("--ray-address", metavar="ADDRESS", help="Ray cluster; default: RAY_ADDRESS, else a local one")
+    add(
+        "--checkpoints",
+        metavar="URI",
+        help="storage that all nodes share, for checkpoints; default: RUN/checkpoints",
+    )
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("network (defaults: triton_models.network.NetworkConfig)")
+    group.add_argument("--network", metavar="FILE", help="sizes of the network (YAML)")
+    for name in NETWORK_OPTIONS:
+        group.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+
+
+def fit_settings(options: argparse.Namespace) -> FitSettings:
+    """Settings out of the options.
+
+    Raises:
+        ConfigurationError: an option has an impossible value.
+    """
+    from triton_models.surface import describe_validation_error
+
+    values = {name: getattr(options, name) for name in FitSettings.model_fields if hasattr(options, name)}
+    local = not (options.ray_address or os.environ.get("RAY_ADDRESS"))
+    if local and "cpus_per_worker" not in values:
+        values["cpus_per_worker"] = max(1, (os.cpu_count() or 1) // max(1, options.workers))
+    try:
+        return FitSettings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigurationError(f"settings: {describe_validation_error(error)}") from error
+
+
+def _network(options: argparse.Namespace) -> Any:
+    from triton_models.network import NetworkConfig
+    from triton_models.surface import describe_validation_error, load_yaml
+
+    data: Any = load_yaml(options.network) if options.network else {}
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{options.network}: expected a mapping of sizes such as history_width: 32")
+    given = {name: getattr(options, name) for name in NETWORK_OPTIONS if hasattr(options, name)}
+    try:
+        return NetworkConfig.model_validate({**data, **given})
+    except ValidationError as error:
+        source = options.network or "network"
+        raise ConfigurationError(f"{source}: {describe_validation_error(error)}") from error
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fit, showing progress, and say where the run is."""
+    _, now = check_options(options)
+    settings = fit_settings(options)
+    from triton_models.surface import load_surface
+
+    surface = load_surface(options.surface)
+    network = _network(options)
+    signal.signal(signal.SIGTERM, _terminate)
+
+    from ray_train.fit import fit
+
+    def say(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    folder = fit(
+        surface=surface,
+        logs=options.logs,
+        out=options.out,
+        settings=settings,
+        network=network,
+        resume=options.resume,
+        address=options.ray_address,
+        checkpoints=options.checkpoints,
+        now=now,
+        say=say,
+    )
+    say(f"run        {folder} (learning curve: {folder / 'learning.html'})")
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(TERMINATED)

@@ -1,0 +1,251 @@
+"""``fit``: exploration logs → a run with the weights of a value network.
+
+Order of events: find the log and split it by time, check every row of the windows, train on Ray Train,
+write the run. ``run.json`` comes last, so an interrupted fit never looks finished; what it leaves behind
+(``fit.json`` and ``checkpoints/``) is what ``--resume`` goes on from.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ray_train.fit_plan import Plan, make_plan
+from ray_train.learning_curve import learning_html
+from ray_train.progress import following
+from ray_train.settings import FitSettings
+from triton_models.errors import RunError
+from triton_models.files import write_atomically, write_json
+from triton_models.network import NetworkConfig
+from triton_models.runs import MANIFEST, SURFACE, WEIGHTS, DataWindow, RunManifest, write_manifest
+from triton_models.surface import Surface
+
+if TYPE_CHECKING:
+    from ray_train.training import Progress
+
+logger = logging.getLogger(__name__)
+
+REQUEST = "fit.json"
+CHECKPOINTS = "checkpoints"
+Say = Callable[[str], None]
+
+
+class FitRequest(BaseModel):
+    """What was asked for; written first, compared on ``--resume``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    logs: str
+    surface_fingerprint: str
+    settings: FitSettings
+    network: NetworkConfig
+    windows: tuple[str, str, str]
+    """Start of training, start of the hold-out, end of the hold-out."""
+    rows: tuple[int, int]
+    """Good rows of training and hold-out."""
+
+
+def fit(
+    *,
+    surface: Surface,
+    logs: str | Path,
+    out: str | Path,
+    settings: FitSettings,
+    network: NetworkConfig | None = None,
+    resume: bool = False,
+    address: str | None = None,
+    checkpoints: str | None = None,
+    now: datetime | None = None,
+    say: Say = logger.info,
+) -> Path:
+    """Fit a value network and write the run.
+
+    Args:
+        surface: the control surface that the logs were made with.
+        logs: folder or URI of the exploration logs.
+        out: folder of the run; must not hold a finished run.
+        settings: how to fit.
+        network: sizes of the network.
+        resume: go on with an interrupted fit in ``out``.
+        address: Ray cluster; a local one is started if there is none.
+        checkpoints: where checkpoints go, if not below ``out``: storage that all nodes share.
+        now: timestamps after it are bad rows; default the clock.
+        say: told one line at a time what happens.
+
+    Returns:
+        The folder of the finished run.
+
+    Raises:
+        LogError: the logs cannot be used.
+        RunError: ``out`` is taken, cannot be resumed, or training failed.
+        ConfigurationError: the cluster is too small.
+    """
+    from ray_train.cluster import ray_cluster
+    from ray_train.trainer import train
+
+    folder = Path(out).absolute()
+    earlier = _check_folder(folder, resume)
+    now = now or datetime.now(UTC)
+    network = network or NetworkConfig()
+    started = time.monotonic()
+    with ray_cluster(settings, address) as mapper:
+        plan = make_plan(surface, logs, settings, now=now, mapper=following("checking", "rows", mapper))
+        _say_plan(say, plan)
+        request = _request(earlier, surface, logs, settings, network, plan)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / REQUEST, request.model_dump(mode="json"))
+        # Not shared between runs: a run would take another one's checkpoint for its own.
+        storage = f"{checkpoints.rstrip('/')}/{request.run_id}" if checkpoints else str(folder / CHECKPOINTS)
+        progress = train(surface, plan, network, settings, storage, say)
+    _write_run(folder, surface, plan, request, progress, time.monotonic() - started)
+    if checkpoints is None:
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return folder
+
+
+def _check_folder(folder: Path, resume: bool) -> FitRequest | None:
+    """The interrupted fit in ``folder``, if it is to be resumed."""
+    if (folder / MANIFEST).exists():
+        raise RunError(f"{folder}: holds a finished run; name another --out")
+    request = folder / REQUEST
+    if not resume:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            hint = "an interrupted fit; go on with --resume or" if request.exists() else "other files;"
+            raise RunError(f"{folder}: holds {hint} name another --out")
+        return None
+    try:
+        return FitRequest.model_validate_json(request.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: holds no interrupted fit to resume; leave out --resume") from error
+    except (OSError, ValidationError) as error:
+        raise RunError(f"{request}: is damaged; name another --out") from error
+
+
+def _say_plan(say: Say, plan: Plan) -> None:
+    split = plan.split
+    if split.by_share:
+        say("the log is shorter than the days asked for: split by share instead")
+    say(f"training   {split.train_window[0]} to {split.train_window[1]}")
+    say(f"           {plan.rows_train:,} rows to learn from, the newest {plan.rows_selection:,} to choose by")
+    say(f"hold-out   {split.holdout_window[0]} to {split.holdout_window[1]}, {plan.rows_holdout:,} rows")
+    if plan.report.bad:
+        counts = ", ".join(f"{name} {count:,}" for name, count in plan.report.by_reason().items())
+        say(f"left out   {plan.report.bad:,} bad rows: {counts}")
+
+
+def _request(
+    earlier: FitRequest | None,
+    surface: Surface,
+    logs: str | Path,
+    settings: FitSettings,
+    network: NetworkConfig,
+    plan: Plan,
+) -> FitRequest:
+    """The request of this fit; on resume it must be the earlier one.
+
+    Raises:
+        RunError: naming what differs.
+    """
+    split = plan.split
+    request = FitRequest(
+        run_id=earlier.run_id if earlier else _new_run_id(surface),
+        logs=str(logs),
+        surface_fingerprint=surface.fingerprint,
+        settings=settings,
+        network=network,
+        windows=(*split.train_window, split.holdout_window[1]),
+        rows=(plan.rows_train + plan.rows_selection, plan.rows_holdout),
+    )
+    if earlier is None:
+        return request
+    changed = [
+        f"{name} ({was!r} then, {now!r} now)"
+        for name, (was, now) in earlier.settings.differences(settings).items()
+    ]
+    for name in ("surface_fingerprint", "network", "windows", "rows"):
+        if getattr(earlier, name) != getattr(request, name):
+            changed.append("the log" if name in ("windows", "rows") else name.replace("_", " "))
+    if changed:
+        what = ", ".join(dict.fromkeys(changed))
+        raise RunError(f"cannot resume {earlier.run_id}: {what} changed since; start anew in another --out")
+    return request
+
+
+def _new_run_id(surface: Surface) -> str:
+    return f"{surface.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+# ------------------------------------------------------------------------------------------- outputs
+
+
+def _write_run(
+    folder: Path, surface: Surface, plan: Plan, request: FitRequest, progress: Progress, seconds: float
+) -> None:
+    from ray_train.training import serialize
+
+    best = progress.history[progress.best_epoch - 1]
+    trained_s = sum(record["seconds"] for record in progress.history)
+    learning = {
+        "run_id": request.run_id,
+        "best_epoch": progress.best_epoch,
+        "constant_loss": progress.constant_loss,
+        "epochs": progress.history,
+    }
+    write_atomically(folder / WEIGHTS, serialize(progress.best))
+    write_atomically(folder / SURFACE, surface.to_yaml())
+    write_json(folder / "learning.json", learning)
+    page = learning_html(
+        f"Learning curve of {request.run_id}",
+        progress.history,
+        best_epoch=progress.best_epoch,
+        constant_loss=progress.constant_loss,
+    )
+    write_atomically(folder / "learning.html", page)
+    manifest = RunManifest(
+        run_id=request.run_id,
+        created_at=datetime.now(UTC).isoformat(),
+        surface=surface.to_dict(),
+        surface_fingerprint=surface.fingerprint,
+        network=request.network.model_dump(mode="json"),
+        training={
+            **request.settings.model_dump(mode="json"),
+            "best_epoch": progress.best_epoch,
+            "rows_per_epoch": int(best["rows"]),
+            "bad_rows": plan.report.by_reason(),
+            "seconds": round(seconds, 1),
+        },
+        data=DataWindow(
+            logs=request.logs,
+            rows_train=request.rows[0],
+            rows_holdout=request.rows[1],
+            train_window=plan.split.train_window,
+            holdout_window=plan.split.holdout_window,
+        ),
+        metrics={
+            "train_loss": best["train_loss"],
+            "selection_loss": best["selection_loss"],
+            "holdout_sample_loss": best["holdout_loss"],
+            "constant_loss": progress.constant_loss,
+            "rows_per_s": sum(record["rows"] for record in progress.history) / max(trained_s, 1e-9),
+        },
+        code_version=_code_version(),
+    )
+    write_manifest(folder, manifest)
+
+
+def _code_version() -> str:
+    try:
+        return os.environ.get("PUTS_CODE_VERSION") or version("prl-puts")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,332 @@
+"""``frontier.html``: the frontier as one self-contained page, readable without scripts and offline."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from html import escape
+
+from ray_train import frontier_charts as charts
+from ray_train.page_style import SCRIPT, STYLE
+from ray_train.verdict import verdict
+from triton_models.frontier import Estimate, Frontier
+
+PAGE = "frontier.html"
+"""Name of the page inside a run's folder."""
+
+MINIMUM_HITS = 100
+"""Points with fewer hits are marked in the table."""
+
+
+def render_page(frontier: Frontier) -> str:
+    """The whole page."""
+    sections = [
+        _header(frontier),
+        _scatter(frontier),
+        _candidates(frontier),
+        _curves(frontier),
+        _cohorts(frontier),
+        _points(frontier),
+        _reading(frontier),
+    ]
+    title = escape(f"Frontier of run {frontier.run.run_id}")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        # An empty icon keeps browsers from asking the server for one.
+        f'<link rel="icon" href="data:,">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n'
+        f"<body>\n<main>\n{''.join(sections)}</main>\n"
+        f'<div id="tip" role="status" hidden></div>\n<script>{SCRIPT}</script>\n</body>\n</html>\n'
+    )
+
+
+def _header(frontier: Frontier) -> str:
+    judged = verdict(frontier)
+    surface = frontier.surface_object
+    points = frontier.points_of(None)
+    hits = [point.hits for point in points]
+    window = frontier.window
+    rejected = f", {window.rows_rejected:,} bad ones left out" if window.rows_rejected else ""
+    share = (
+        "hold-out, later than training" if window.split == "holdout" else "all rows, training rows included"
+    )
+    estimator = frontier.estimator
+    resamples = f", {estimator.resamples:,} resamples, seed {estimator.seed}" if estimator.resamples else ""
+    baseline = frontier.production.estimate(None)
+    values = {} if baseline is None else baseline.values
+    facts = [
+        (
+            "surface",
+            f"{surface.name}: {surface.num_actions} actions, objectives {', '.join(surface.objectives)}",
+        ),
+        ("data window", f"{_instant(window.start)} to {_instant(window.end)} UTC ({share})"),
+        ("rows", f"{window.rows:,}{rejected}, from {window.logs}"),
+        ("hits", f"{_range(hits)} rows per point"),
+        ("estimator", estimator.formula),
+        ("intervals", f"{100 * estimator.confidence:g} %, {estimator.interval}{resamples}; lifts are paired"),
+        ("production", frontier.production.note),
+        ("production's values", ", ".join(f"{name} {_value(value)}" for name, value in values.items())),
+        ("hypervolume", _hypervolume(frontier)),
+    ]
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts if value)
+    return (
+        f"<header><h1>Frontier of run {escape(frontier.run.run_id)}</h1>"
+        f'<p class="verdict {judged.level}"><strong>{_HEADLINES[judged.level]}</strong> '
+        f"{escape(judged.text)}</p>"
+        f"<dl>{rows}</dl></header>\n"
+    )
+
+
+_HEADLINES = {
+    "better": "Some points beat production.",
+    "trade-off": "A trade-off.",
+    "nothing": "Not yet.",
+}
+
+
+def _hypervolume(frontier: Frontier) -> str:
+    baseline = frontier.production.estimate(None)
+    if baseline is None or baseline.hypervolume is None:
+        return ""
+    objectives = len(frontier.surface_object.objectives)
+    unit = (
+        "%" if objectives == 1 else f"%{'²³⁴⁵⁶⁷⁸⁹'[objectives - 2] if objectives < 10 else f'^{objectives}'}"
+    )
+    volume = baseline.hypervolume * 100.0**objectives
+    return f"{volume:.3g} {unit} of lift between production and the frontier (point estimates)"
+
+
+def _range(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _instant(text: str) -> str:
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M}"
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+# --------------------------------------------------------------------------------------- sections
+
+
+def _section(title: str, body: str, note: str = "") -> str:
+    caption = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f"<section><h2>{escape(title)}</h2>{caption}{body}</section>\n" if body else ""
+
+
+def _figure(svg: str, kind: str = "") -> str:
+    return f'<figure class="{kind}"><div class="scroll">{svg}</div></figure>'
+
+
+_LEGEND = (
+    '<ul class="legend"><li><i class="key candidate"></i>candidate</li><li><i class="key front"></i>on the '
+    'frontier</li><li><i class="key pale"></i>dominated</li><li><i class="key static"></i>matched static: '
+    'the same mean weights for everybody</li><li><i class="key production"></i>production</li></ul>'
+)
+
+
+def _scatter(frontier: Frontier) -> str:
+    pairs = charts.objective_pairs(frontier)
+    if not pairs:
+        return ""
+    wide = len(pairs) == 1
+    size = (680.0, 460.0) if wide else (430.0, 330.0)
+    pictures = [
+        _figure(charts.scatter(frontier, pair, f"scatter{i}", size=size), "wide" if wide else "")
+        for i, pair in enumerate(pairs)
+    ]
+    total = len(frontier.surface_object.objectives)
+    more = "" if total * (total - 1) // 2 <= len(pairs) else f" The first {len(pairs)} pairs are shown."
+    note = (
+        "Up and to the right is better. Whiskers are intervals of the lifts; those that leave the frame are "
+        f"cut off, the tables hold the figures.{more}"
+    )
+    if not wide:
+        note += " A point may look dominated in one panel and not be, in all objectives together."
+    return _section("Operating points against production", _LEGEND + _grid(pictures), note)
+
+
+def _grid(figures: list[str]) -> str:
+    return f'<div class="panels">{"".join(figures)}</div>'
+
+
+def _candidates(frontier: Frontier) -> str:
+    rows: list[tuple[str, bool, Estimate, str]] = []
+    for index, labels in charts.labels_by_point(frontier).items():
+        point = frontier.points[index]
+        same = [candidate for candidate in frontier.candidates.values() if candidate.point == index]
+        why = "; ".join(candidate.reason for candidate in same)
+        rows.append((labels, False, point, f"{charts.scalarization_text(point)}: {why}"))
+        if same[0].matched_static is not None:
+            rows.append(("matched static", True, same[0].matched_static, "same mean weights for everybody"))
+    if not rows:
+        return _section("Candidates", "<p>The logs value no operating point on every objective.</p>")
+    table = _table(
+        ["candidate", *_columns(frontier)],
+        [
+            ([f"{name}\n{why}", *_cells(frontier, estimate)], "quiet" if static else "")
+            for name, static, estimate, why in rows
+        ],
+    )
+    names = [name for name, *_ in rows]
+    forests = [
+        _figure(
+            charts.forest(
+                objective,
+                f"forest{m}",
+                [
+                    (label, static, estimate.lifts[objective], estimate.intervals[objective])
+                    for label, static, estimate, _ in rows
+                ],
+                lambda i: charts.describe(frontier, rows[i][2], names[i]),
+            )
+        )
+        for m, objective in enumerate(frontier.surface_object.objectives)
+    ]
+    note = (
+        "A candidate is worth more than its matched static weights (the same means given to everybody) only "
+        "where it lies clearly to their right: otherwise the gain is retuning, not personalization. The best "
+        "of many points looks better than it is."
+    )
+    return _section("Candidates for a test", _grid(forests) + table, note)
+
+
+def _curves(frontier: Frontier) -> str:
+    surface = frontier.surface_object
+    if len(surface.objectives) != 2:
+        return ""
+    points = frontier.points_of(None)
+    figures = []
+    for i, name in enumerate(surface.objectives):
+        series: dict[str, charts.Series] = {name: charts.lift_series(points, name)}
+        figures.append(_curve(frontier, f"lift{i}", name, "lift, %", series))
+    for i, name in enumerate(surface.metrics):
+        series = {name: charts.metric_series(points, name)}
+        if any(y is not None for _, y, _ in series[name]):
+            figures.append(_curve(frontier, f"metric{i}", f"{name} (guardrail)", "lift, %", series))
+    for i, weight in enumerate(surface.controlled):
+        figures.append(
+            _figure(
+                charts.curve(
+                    frontier,
+                    f"weight{i}",
+                    title=f"mean weight of {weight.head}",
+                    y_title="mean weight",
+                    series={weight.head: charts.weight_series(points, weight.head)},
+                    reference=(weight.production, f"production {weight.production:.4g}"),
+                )
+            )
+        )
+    return _section("Along α", _grid(figures), "Lines are estimates, bands their intervals (one look each).")
+
+
+def _curve(
+    frontier: Frontier, identity: str, title: str, y_title: str, series: dict[str, charts.Series]
+) -> str:
+    bands = len(series) == 1
+    return _figure(
+        charts.curve(
+            frontier, identity, title=title, y_title=y_title, series=series, signed=True, bands=bands
+        )
+    )
+
+
+def _cohorts(frontier: Frontier) -> str:
+    cohorts = list(dict.fromkeys(point.cohort for point in frontier.points if point.cohort is not None))
+    pairs = charts.objective_pairs(frontier)
+    if not cohorts:
+        return ""
+    figures: list[str] = []
+    if len(frontier.surface_object.objectives) == 2:
+        for i, name in enumerate(frontier.surface_object.objectives):
+            series = {cohort: charts.lift_series(frontier.points_of(cohort), name) for cohort in cohorts}
+            figures.append(_curve(frontier, f"response{i}", f"{name} by cohort", "lift, %", series))
+        axes = charts.scatter_axes(frontier, pairs[0], [p for p in frontier.points if p.cohort is not None])
+        figures += [
+            _figure(
+                charts.scatter(frontier, pairs[0], f"cohort{i}", cohort=cohort, size=(430, 330), axes=axes)
+            )
+            for i, cohort in enumerate(cohorts)
+        ]
+    note = "Each cohort against production in the same cohort; the panels share their axes."
+    return _section(
+        "By cohort", _grid(figures) if figures else "<p>The table below has a row for each.</p>", note
+    )
+
+
+def _points(frontier: Frontier) -> str:
+    labels = charts.labels_by_point(frontier)
+    body = []
+    for index, point in enumerate(frontier.points):
+        thin = " (few)" if point.hits < MINIMUM_HITS else ""
+        cells = _cells(frontier, point)
+        cells[-1] += thin
+        name = labels.get(index, "")
+        where = "dominated" if point.dominated else "frontier"
+        where += "\n" + name if name else ""
+        body.append(
+            (
+                [charts.scalarization_text(point), point.cohort or "everybody", *cells, where],
+                "quiet" if point.dominated else "",
+            )
+        )
+    table = _table(["λ", "cohort", *_columns(frontier), "place"], body)
+    return _section("All points", f"<details open><summary>{len(body)} rows</summary>{table}</details>")
+
+
+def _columns(frontier: Frontier) -> list[str]:
+    surface = frontier.surface_object
+    return [
+        *(f"{name} lift" for name in surface.objectives),
+        *(f"{name} lift (guardrail)" for name in surface.metrics),
+        *(f"mean {head}" for head in surface.controlled_heads),
+        "effective sample",
+        "hits",
+    ]
+
+
+def _cells(frontier: Frontier, estimate: Estimate) -> list[str]:
+    surface = frontier.surface_object
+    metrics = [estimate.metrics[name] for name in surface.metrics]
+    return [
+        *(charts.percent(estimate.lifts[name], estimate.intervals[name]) for name in surface.objectives),
+        *(charts.percent(metric.lift, metric.interval) for metric in metrics),
+        *(f"{estimate.mean_weights[head]:.4g}" for head in surface.controlled_heads),
+        f"{estimate.effective_sample_size:,.0f}",
+        f"{estimate.hits:,}",
+    ]
+
+
+def _table(head: list[str], body: list[tuple[list[str], str]]) -> str:
+    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    rows = "".join(
+        f'<tr class="{kind}">' + "".join(_cell(cell) for cell in cells) + "</tr>" for cells, kind in body
+    )
+    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _cell(content: str) -> str:
+    """One cell; an interval, or what follows a line break, goes below in small."""
+    head, _, tail = escape(content).replace(" [", "\n[").partition("\n")
+    return f"<td>{head}<small>{tail}</small></td>" if tail else f"<td>{head}</td>"
+
+
+def _reading(frontier: Frontier) -> str:
+    looks = len(frontier.points_of(None))
+    items = [
+        "A lift is the relative difference from production's estimate on the same rows (Eq. 10 of arXiv "
+        "2605.16344); λ weighs the objectives in the policy's choice.",
+        f"Each interval holds for one look; this page shows {looks} points of one sample.",
+        "Hits are rows whose logged action the policy would have taken; only they say anything about it. The "
+        "effective sample is (Σ w)² / Σ w² of their weights.",
+        "Estimates are for the logged window and ranker; a new ranker needs new logs.",
+    ]
+    identity = (
+        f"run {frontier.run.run_id}, code {frontier.run.code_version}, surface "
+        f"{frontier.surface_object.name} {frontier.run.surface_fingerprint[:12]}, "
+        f"frontier {frontier.fingerprint[:12]}"
+    )
+    body = f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
+    return _section("How to read this", body + f'<p class="note">{escape(identity)}</p>')

@@ -1,0 +1,128 @@
+"""What to read: the log examined once, then readers that give only its good rows of a window.
+
+``examine`` runs :func:`ray_train.checks.check_unit` over all units, in threads here or on a Ray cluster by
+another ``mapper``; nothing of a log is learned from before every row of the window was looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ray_train import columns
+from ray_train.checks import EXAMPLES, Example, LogReport, UnitReport, check_unit, summarize
+from ray_train.logs import LogFiles, discover_files
+from ray_train.reading import CleanReader, Unit, Window, list_units, read_slices
+from ray_train.rows import Reason
+from triton_models.surface import Surface
+
+Check = Callable[[Unit], UnitReport]
+Mapper = Callable[[Check, Sequence[Unit]], Iterable[UnitReport]]
+
+
+def in_threads(check: Check, units: Sequence[Unit]) -> Iterator[UnitReport]:
+    """Check units in threads, in order, with a bounded number of reports waiting."""
+    threads = max(1, min(os.cpu_count() or 1, 16))
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[UnitReport]] = deque()
+        try:
+            for unit in units:
+                waiting.append(pool.submit(check, unit))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def examine(
+    surface: Surface,
+    files: LogFiles,
+    units: Sequence[Unit],
+    *,
+    now: datetime,
+    edges: Sequence[datetime] = (),
+    mapper: Mapper = in_threads,
+) -> LogReport:
+    """Check all units and find duplicates across them; ``edges`` cut time into segments to count.
+
+    Raises:
+        LogError: a file is damaged.
+    """
+
+    def check(unit: Unit) -> UnitReport:
+        return check_unit(surface, files, unit, now, edges)
+
+    report = summarize(surface, mapper(check, units), segments=len(edges) + 1)
+    if len(report.examples) < EXAMPLES and report.duplicates:
+        more = _duplicate_examples(files, report, EXAMPLES - len(report.examples))
+        report = replace(report, examples=(*report.examples, *more))
+    return report
+
+
+def _duplicate_examples(files: LogFiles, report: LogReport, most: int) -> list[Example]:
+    examples: list[Example] = []
+    for unit in report.bad_units:
+        rows = report.duplicates.get((unit.path, unit.row_group))
+        if rows is None:
+            continue
+        for offset, table in read_slices(files, unit, ["request_id"]):
+            inside = rows[(rows >= offset) & (rows < offset + table.num_rows)] - offset
+            ids = columns.strings(columns.column(table, "request_id")).take(pa.array(inside[:most]))
+            examples += [
+                Example(request_id=name, path=unit.path, reason=Reason.DUPLICATE_ID)
+                for name in ids.to_pylist()
+            ]
+            if len(examples) >= most:
+                return examples[:most]
+    return examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanLog:
+    """The good rows of a window, ready to be read."""
+
+    reader: CleanReader
+    units: tuple[Unit, ...]
+    report: LogReport
+    """About the units of the window: also rows of theirs that lie outside it."""
+
+    def tables(self) -> Iterator[pa.Table]:
+        """All good rows, one bounded slice after the other."""
+        for unit in self.units:
+            yield from self.reader.tables(unit)
+
+
+def open_clean(
+    surface: Surface,
+    source: str | Path,
+    *,
+    window: Window,
+    now: datetime,
+    max_bad_share: float = 0.01,
+    mapper: Mapper = in_threads,
+) -> CleanLog:
+    """Find, check and open the rows of one time window, for evaluation.
+
+    Raises:
+        LogError: the log cannot be read, does not fit the surface, or has too many bad rows.
+    """
+    files = discover_files(source)
+    units = tuple(unit for unit in list_units(surface, files) if unit.may_overlap(window))
+    no_duplicates: dict[tuple[str, int], np.ndarray[tuple[int, ...], np.dtype[np.int64]]] = {}
+    reader = CleanReader(surface=surface, files=files, window=window, now=now, duplicates=no_duplicates)
+    if not units:
+        return CleanLog(reader=reader, units=(), report=summarize(surface, []))
+    report = examine(surface, files, units, now=now, mapper=mapper)
+    report.refuse_if_bad(files.source, max_bad_share)
+    return CleanLog(reader=replace(reader, duplicates=report.duplicates), units=units, report=report)

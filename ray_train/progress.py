@@ -1,0 +1,42 @@
+"""Progress of a pass over a log: a bar on a terminal, an occasional line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ray_train.checks import UnitReport
+from ray_train.planning import Check, Mapper, in_threads
+from ray_train.reading import Unit
+
+LINE_INTERVAL_S = 10.0
+
+
+def following(what: str, noun: str, mapper: Mapper = in_threads) -> Mapper:
+    """A mapper that shows how many rows its reports have covered."""
+
+    def mapped(check: Check, units: Sequence[Unit]) -> Iterator[UnitReport]:
+        total, done, shown = sum(unit.rows for unit in units), 0, time.monotonic()
+        bar = Progress(
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(noun),
+            TimeRemainingColumn(),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        with bar:
+            task = bar.add_task(what, total=total)
+            for report in mapper(check, units):
+                done += report.unit.rows
+                bar.update(task, completed=done)
+                if bar.disable and time.monotonic() - shown > LINE_INTERVAL_S:
+                    shown = time.monotonic()
+                    sys.stderr.write(f"{what}: {done:,} of {total:,} {noun}\n")
+                yield report
+
+    return mapped

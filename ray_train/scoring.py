@@ -1,0 +1,207 @@
+"""One pass of the value network over logged rows: the action of every scalarization's policy.
+
+Row groups stream through Ray Data (on GPUs where the cluster has them). Whatever the number of operating
+points the network runs once per row, and ``[n, A, M]`` exists only for one micro-batch of one worker. The
+driver keeps ``2 P + 4 R + 24`` bytes a row (about 90 for 25 points and 4 outcomes), and each user id once.
+
+Shape legend: n rows of a slice, N rows altogether, P scalarizations, M objectives, R outcomes
+(objectives, then metrics), A actions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ray_train.collecting import Collector
+from ray_train.duplicates import hash_strings
+from ray_train.estimators import FloatArray
+from ray_train.ingest import encode_table
+from ray_train.logs import LogFiles, log_schema
+from ray_train.reading import SLICE_ROWS, Unit, Window, in_window, read_slices
+from ray_train.rows import Reason, bad_rows
+from ray_train.sweep import ScoredRows
+from triton_models.errors import PutsError
+from triton_models.surface import Surface
+from triton_models.tensors import state_specs
+
+if TYPE_CHECKING:
+    import torch
+    from ray import ObjectRef
+
+    from triton_models.network import ValueNetwork
+
+logger = logging.getLogger(__name__)
+
+MICRO_BATCH_CELLS = 1 << 13
+"""Rows x actions per forward pass: activations of the backbone stay within the processor's caches."""
+
+Progress = Callable[[int], None]
+"""Told the number of rows of the window that have been scored so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringTask:
+    """What to score; travels to the workers."""
+
+    surface: Surface
+    files: LogFiles
+    window: Window
+    scalarization_PM: FloatArray
+    now: datetime
+    slice_rows: int = SLICE_ROWS
+
+    def tables(self, unit: Unit) -> Iterator[pa.Table]:
+        """Slices of a row group, cut to the window."""
+        names = log_schema(self.surface).names
+        for _, table in read_slices(self.files, unit, names, self.slice_rows):
+            table = table.filter(pa.array(in_window(table, self.window)))
+            if table.num_rows:
+                yield table
+
+
+def score_units(
+    batch: dict[str, npt.NDArray[Any]],
+    task: ScoringTask,
+    units: Sequence[Unit],
+    network: Sequence[ObjectRef[ValueNetwork]],
+) -> Iterator[pa.Table]:
+    """Score the row groups whose numbers are in column ``id``, slice by slice; a Ray Data task."""
+    import ray
+    import torch
+
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # The reference is in a list because Ray would otherwise send the network along with every task.
+    model = ray.get(network[0]).to(device).eval()
+    for number in batch["id"]:
+        for table in task.tables(units[number]):
+            yield score_table(task, model, table, device)
+
+
+def score_table(task: ScoringTask, network: ValueNetwork, table: pa.Table, device: torch.device) -> pa.Table:
+    """Everything that valuation needs from a slice of the log, one row per row, as Arrow.
+
+    Rows that do not pass :func:`ray_train.rows.bad_rows` carry their reason and otherwise nothing.
+    """
+    surface, rows = task.surface, table.num_rows
+    reason = bad_rows(surface, table, task.now)
+    good = reason == Reason.GOOD
+    outcomes = len(surface.objectives) + len(surface.metrics)
+    action = np.zeros(rows, dtype=np.int16)
+    propensity = np.ones(rows)
+    outcome_nR = np.zeros((rows, outcomes), dtype=np.float32)
+    chosen_nP = np.zeros((rows, len(task.scalarization_PM)), dtype=np.int16)
+    user = np.full(rows, "", dtype=object)
+    cohort = np.full(rows, None, dtype=object)
+    identity = np.zeros(rows, dtype=np.uint64)
+    if good.any():
+        clean = table if good.all() else table.filter(pa.array(good))
+        arrays = encode_table(surface, clean)
+        action[good] = arrays["action"]
+        propensity[good] = arrays["propensity"]
+        outcome_nR[good] = np.concatenate([arrays["rewards"], arrays["metrics"]], axis=1)
+        chosen_nP[good] = choose_actions(surface, network, arrays, task.scalarization_PM, device)
+        user[good] = arrays["user_id"]
+        cohort[good] = arrays["cohort"]
+        identity[good] = hash_strings(clean.column("request_id").combine_chunks())
+    return pa.table(
+        {
+            "reason": reason,
+            "action": action,
+            "propensity": propensity,
+            "outcome": _vectors(outcome_nR),
+            "chosen": _vectors(chosen_nP),
+            "user": pa.array(user, pa.large_string()),
+            "cohort": pa.array(cohort, pa.large_string()),
+            "identity": identity,
+        }
+    )
+
+
+def choose_actions(
+    surface: Surface,
+    network: ValueNetwork,
+    arrays: dict[str, npt.NDArray[Any]],
+    scalarization_PM: FloatArray,
+    device: torch.device,
+) -> npt.NDArray[np.int16]:
+    """``a*(s; λ_p) = argmax_a Σ_m λ_pm Q_m(s, a)`` for every row and scalarization, [n, P]."""
+    import torch
+
+    from triton_models.network import greedy_actions
+
+    names = [spec.name for spec in state_specs(surface)]
+    rows = len(arrays["action"])
+    step = max(1, MICRO_BATCH_CELLS // surface.num_actions)
+    scalarization = torch.as_tensor(scalarization_PM, dtype=torch.float32, device=device)
+    chosen_nP = np.empty((rows, len(scalarization_PM)), dtype=np.int16)
+    with torch.inference_mode():
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            state = {name: torch.tensor(arrays[name][part], device=device) for name in names}
+            q_BAM = network.action_values(state)
+            chosen_nP[part] = greedy_actions(q_BAM, scalarization).cpu().numpy()
+    return chosen_nP
+
+
+def _vectors(values_nX: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values_nX.ravel()), values_nX.shape[1])
+
+
+def score_log(
+    task: ScoringTask,
+    units: Sequence[Unit],
+    network: ValueNetwork,
+    *,
+    max_bad_share: float = 0.01,
+    progress: Progress | None = None,
+) -> ScoredRows:
+    """Score row groups on the running Ray cluster.
+
+    Raises:
+        LogError: a file is damaged, no row of the window is usable, or more than ``max_bad_share`` of
+            them did not pass the checks.
+    """
+    collector = Collector()
+    wanted = [unit for unit in units if unit.may_overlap(task.window)]
+    if wanted:
+        for table in _stream(task, wanted, network):
+            collector.add(table)
+            if progress is not None:
+                progress(collector.rows)
+    return collector.finish(task.surface, max_bad_share=max_bad_share)
+
+
+def _stream(task: ScoringTask, units: list[Unit], network: ValueNetwork) -> Iterator[pa.Table]:
+    import ray
+    import ray.data
+
+    from ray_train.cluster import root_cause
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    data = ray.data.range(len(units), override_num_blocks=len(units))
+    # The order of rows decides which of two duplicates stays, and makes sums reproducible to the bit.
+    data.context.execution_options.preserve_order = True
+    data.context.enable_progress_bars = False
+    scored = data.map_batches(
+        score_units,  # type: ignore[arg-type]  # Ray's stubs know no further arguments
+        fn_kwargs={"task": task, "units": units, "network": [ray.put(network.cpu())]},
+        batch_size=1,
+        batch_format="numpy",
+        num_cpus=1,
+        num_gpus=1 if resources.get("GPU", 0) >= 1 else 0,
+    )
+    try:
+        yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
+    except Exception as error:
+        cause = root_cause(error)
+        raise (cause if isinstance(cause, PutsError) else error) from error

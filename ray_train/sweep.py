@@ -1,0 +1,273 @@
+"""Scored rows → frontier: what every operating point would have done, how sure that is, which to test.
+
+Nothing here touches Ray or torch; :mod:`ray_train.scoring` makes the rows. Pure functions of the rows and
+the settings, deterministic for a seed.
+
+Shape legend: N rows, P scalarizations, M objectives, R outcomes (objectives, then metrics), A actions.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_train.estimators import (
+    ESTIMATORS,
+    ActionMixture,
+    ChosenActions,
+    Estimator,
+    FloatArray,
+    LoggedRows,
+    RewardAtHit,
+    RowIndex,
+    SelfNormalizedIPS,
+    logging_is_uniform,
+)
+from ray_train.evaluation import Evaluation, evaluate
+from ray_train.pareto import choose_candidates, hypervolume, non_dominated
+from ray_train.production import production_note, production_policy, static_mixture
+from ray_train.sweep_settings import SweepSettings
+from triton_models.errors import LogError
+from triton_models.frontier import (
+    Baseline,
+    Candidate,
+    Estimate,
+    EstimatorReference,
+    Frontier,
+    MetricEstimate,
+    Point,
+    Production,
+    RunReference,
+    Window,
+)
+from triton_models.surface import Surface
+
+logger = logging.getLogger(__name__)
+
+MINIMUM_HITS = 100
+"""Below so many hits a point's estimate is mostly noise, and its interval too narrow to be believed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRows:
+    """Logged rows, sorted by user, with the action of every scalarization's policy."""
+
+    rows: LoggedRows
+    chosen_NP: npt.NDArray[np.int16]
+    """``a*(s; λ_p)``."""
+    cohort_N: npt.NDArray[np.int16]
+    """Position in ``cohorts``; -1 for none."""
+    cohorts: tuple[str, ...]
+    rejected: int = 0
+    """Bad rows of the window that were left out."""
+
+    def take(self, index: RowIndex) -> ScoredRows:
+        """Some of the rows."""
+        return ScoredRows(
+            rows=self.rows.take(index),
+            chosen_NP=self.chosen_NP[index],
+            cohort_N=self.cohort_N[index],
+            cohorts=self.cohorts,
+            rejected=self.rejected,
+        )
+
+
+def build_frontier(
+    *, surface: Surface, run: RunReference, window: Window, scored: ScoredRows, settings: SweepSettings
+) -> Frontier:
+    """The frontier of scored rows.
+
+    Raises:
+        LogError: there are no rows.
+        ConfigurationError: the settings do not fit the surface.
+    """
+    if not len(scored.rows):
+        raise LogError(f"no usable rows between {window.start} and {window.end} in {window.logs}")
+    sweep = _Sweep(surface, settings, scored)
+    sweep.warn()
+    points, baselines = sweep.cohort_points(None)
+    candidates = sweep.candidates(points)
+    if settings.by_cohort:
+        for cohort in scored.cohorts:
+            more_points, more_baselines = sweep.cohort_points(cohort)
+            points += more_points
+            baselines += more_baselines
+    return Frontier(
+        surface=surface.to_dict(),
+        run=run,
+        window=window,
+        estimator=EstimatorReference(
+            name=sweep.estimator.name,
+            formula=sweep.formula,
+            interval=settings.interval_method().name,
+            confidence=settings.confidence,
+            resamples=settings.resamples,
+            seed=settings.seed,
+        ),
+        production=Production(
+            valuation=settings.production,
+            note=production_note(surface, settings.production),
+            weights=_named_weights(surface, surface.production),
+            estimates=tuple(baselines),
+        ),
+        points=tuple(points),
+        candidates=candidates,
+    )
+
+
+class _Sweep:
+    """What the steps of one sweep share."""
+
+    def __init__(self, surface: Surface, settings: SweepSettings, scored: ScoredRows) -> None:
+        self.surface = surface
+        self.settings = settings
+        self.scored = scored
+        self.scalarization_PM = settings.scalarizations(surface)
+        self.estimator: Estimator = ESTIMATORS[settings.estimator]()
+        self.production = production_policy(surface, settings.production)
+
+        self.uniform = logging_is_uniform(scored.rows.propensity_N, surface.num_actions)
+
+    @property
+    def formula(self) -> str:
+        """The estimator's formula, and what it is known as on these logs."""
+        if self.uniform and type(self.estimator) is SelfNormalizedIPS:
+            return f"{self.estimator.formula}; logging was uniform, so this is the paper's Reward@HIT (Eq. 9)"
+        return self.estimator.formula
+
+    def warn(self) -> None:
+        """Say what makes the numbers to come less trustworthy."""
+        if isinstance(self.estimator, RewardAtHit) and not self.uniform:
+            logger.warning(
+                "the logging policy was not uniform over the grid: %s ignores the propensities and is "
+                "biased here; use --estimator %s",
+                self.estimator.name,
+                SelfNormalizedIPS.name,
+            )
+
+    def cohort_points(self, cohort: str | None) -> tuple[list[Point], list[Baseline]]:
+        """All points and production's estimate for one cohort; nothing where it has no rows."""
+        scored = self._rows_of(cohort)
+        if not len(scored.rows):
+            return [], []
+        policies = [ChosenActions(chosen_N) for chosen_N in np.ascontiguousarray(scored.chosen_NP.T)]
+        result = evaluate(
+            self.estimator, scored.rows, [self.production, *policies], self.settings.interval_method()
+        )
+        self._warn_if_thin(cohort, result)
+        lift_PM = result.lift_PR[1:, : len(self.surface.objectives)]
+        front_P = non_dominated(lift_PM)
+        points = [
+            Point(
+                scalarization=tuple(self.scalarization_PM[p].tolist()),
+                cohort=cohort,
+                dominated=not front_P[p],
+                extrapolated=False,
+                **dict(self._estimate(result, 1 + p, self._mean_weights(policy.chosen_N))),
+            )
+            for p, policy in enumerate(policies)
+        ]
+        return points, [self._baseline(cohort, scored, result, hypervolume(lift_PM[front_P]))]
+
+    def candidates(self, points: list[Point]) -> dict[str, Candidate]:
+        """Candidates among everybody's points, each with its matched static weights (Section 6.4.5)."""
+        objectives = self.surface.objectives
+        lift_PM = np.array([[_nan(point.lifts[name]) for name in objectives] for point in points])
+        choices = choose_candidates(lift_PM, non_dominated(lift_PM), objectives)
+        matched = self._matched_static(sorted({choice.point for choice in choices}), points)
+        return {
+            choice.label: Candidate(
+                point=choice.point,
+                reason=choice.reason,
+                lower_bounds_not_negative=points[choice.point].lower_bounds_not_negative(),
+                matched_static=matched[choice.point],
+            )
+            for choice in choices
+        }
+
+    def _matched_static(self, chosen: list[int], points: list[Point]) -> dict[int, Estimate]:
+        heads = self.surface.controlled_heads
+        weights = [np.array([points[p].mean_weights[head] for head in heads]) for p in chosen]
+        policies: list[ActionMixture] = [static_mixture(self.surface, vector) for vector in weights]
+        result = evaluate(
+            self.estimator, self.scored.rows, [self.production, *policies], self.settings.interval_method()
+        )
+        return {p: self._estimate(result, 1 + i, weights[i]) for i, p in enumerate(chosen)}
+
+    def _rows_of(self, cohort: str | None) -> ScoredRows:
+        if cohort is None:
+            return self.scored
+        return self.scored.take(self.scored.cohort_N == self.scored.cohorts.index(cohort))
+
+    def _mean_weights(self, chosen_N: npt.NDArray[np.int16]) -> FloatArray:
+        count_A = np.bincount(chosen_N, minlength=self.surface.num_actions)
+        return np.asarray(count_A @ self.surface.actions / len(chosen_N))
+
+    def _estimate(self, result: Evaluation, p: int, mean_weights: FloatArray) -> Estimate:
+        objectives, metrics = self.surface.objectives, self.surface.metrics
+        m = len(objectives)
+        bounds = [_bounds(pair) for pair in result.bounds_PR2[p]]
+        return Estimate(
+            values=_by_name(objectives, result.value_PR[p, :m]),
+            lifts=_by_name(objectives, result.lift_PR[p, :m]),
+            intervals=dict(zip(objectives, bounds[:m], strict=True)),
+            metrics={
+                name: MetricEstimate(
+                    value=_null(result.value_PR[p, r]), lift=_null(result.lift_PR[p, r]), interval=bounds[r]
+                )
+                for r, name in enumerate(metrics, start=m)
+            },
+            hits=int(result.hits_P[p]),
+            effective_sample_size=float(result.effective_P[p]),
+            mean_weights=_named_weights(self.surface, mean_weights),
+        )
+
+    def _baseline(
+        self, cohort: str | None, scored: ScoredRows, result: Evaluation, volume: float | None
+    ) -> Baseline:
+        m = len(self.surface.objectives)
+        return Baseline(
+            cohort=cohort,
+            rows=len(scored.rows),
+            values=_by_name(self.surface.objectives, result.value_PR[0, :m]),
+            metrics=_by_name(self.surface.metrics, result.value_PR[0, m:]),
+            hits=int(result.hits_P[0]),
+            effective_sample_size=float(result.effective_P[0]),
+            hypervolume=volume,
+        )
+
+    def _warn_if_thin(self, cohort: str | None, result: Evaluation) -> None:
+        thin = int((result.hits_P < MINIMUM_HITS).sum())
+        if thin:
+            logger.warning(
+                "%s: %d of %d policies have fewer than %d hits (fewest %d): their estimates are mostly noise",
+                cohort or "all rows",
+                thin,
+                len(result.hits_P),
+                MINIMUM_HITS,
+                int(result.hits_P.min()),
+            )
+
+
+def _named_weights(surface: Surface, weights: FloatArray) -> dict[str, float]:
+    return dict(zip(surface.controlled_heads, weights.tolist(), strict=True))
+
+
+def _by_name(names: tuple[str, ...], values: npt.NDArray[np.float64]) -> dict[str, float | None]:
+    return {name: _null(value) for name, value in zip(names, values, strict=True)}
+
+
+def _null(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _bounds(pair: npt.NDArray[np.float64]) -> tuple[float, float] | None:
+    return (float(pair[0]), float(pair[1])) if np.isfinite(pair).all() else None

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import argparse
+import html.parser
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from ray_train.commands import fit as fit_command
+from ray_train.fit import fit
+from ray_train.learning_curve import learning_html
+from ray_train.objective import learning_rate_factor, row_losses
+from ray_train.settings import FitSettings
+from ray_train.telling import epoch_line, following_epochs, tell, told
+from tests.support.surfaces import small_surface
+from triton_models.errors import ConfigurationError, RunError
+
+HISTORY = [
+    {
+        "epoch": 1,
+        "train_loss": 0.5,
+        "selection_loss": 0.48,
+        "holdout_loss": 0.49,
+        "rows": 100,
+        "seconds": 0.1,
+    },
+    {
+        "epoch": 2,
+        "train_loss": 0.4,
+        "selection_loss": 0.45,
+        "holdout_loss": 0.46,
+        "rows": 100,
+        "seconds": 0.1,
+    },
+    {
+        "epoch": 3,
+        "train_loss": 0.3,
+        "selection_loss": 0.47,
+        "holdout_loss": math.nan,
+        "rows": 9,
+        "seconds": 1.0,
+    },
+]
+
+
+def test_squared_error_is_equation_8() -> None:
+    # Q = (0.5, 0.5), r = (1, 0): 0.25 + 0.25.
+    loss = row_losses(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), "mse")
+    assert loss.tolist() == [0.5]
+
+
+def test_cross_entropy_is_summed_over_objectives() -> None:
+    loss = row_losses(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), "bce")
+    assert loss.tolist() == pytest.approx([2 * math.log(2)])
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(101)]
+    assert factors[:10] == sorted(factors[:10])
+    assert factors[10] == 1.0
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[100] == pytest.approx(0.0, abs=1e-9)
+    assert learning_rate_factor(500, 100, 0.1) == pytest.approx(0.0, abs=1e-9)
+    assert all(factor > 0 for factor in factors[:100])
+
+
+def test_the_page_is_self_contained_and_names_the_best_epoch() -> None:
+    page = learning_html("run <1>", HISTORY, best_epoch=2, constant_loss=0.5)
+    parser = html.parser.HTMLParser()
+    parser.feed(page)
+    assert "run &lt;1&gt;" in page
+    assert page.count("<polyline") == 3
+    assert "<script" not in page
+    assert "http" not in page
+    assert "Kept: epoch 2" in page
+    assert "nan" not in page.lower()
+
+
+def test_a_page_of_one_epoch() -> None:
+    assert "<svg" in learning_html("x", HISTORY[:1], best_epoch=1, constant_loss=math.nan)
+
+
+def test_epochs_are_told_and_followed(tmp_path: Path) -> None:
+    storage = str(tmp_path / "checkpoints")
+    assert told(storage) == []
+    lines: list[str] = []
+    with following_epochs(storage, 3, lines.append):
+        tell(storage, HISTORY[:1])
+        tell(storage, HISTORY[:2])
+    assert [line[:11] for line in lines] == ["epoch   1/3", "epoch   2/3"]
+    assert "(best)" in lines[1]
+    with following_epochs(f"file://{storage}", 3, lines.append):
+        tell(f"file://{storage}", HISTORY)
+    assert lines[2] == "resuming   after epoch 2 of 3"
+    assert lines[3] == epoch_line(HISTORY, 2, 3)
+    assert "(best)" not in lines[3]
+    assert "9 rows/s" in lines[3]
+
+
+@pytest.mark.parametrize(
+    "change", [{"epochs": 0}, {"workers": 0}, {"learning_rate": math.nan}, {"loss": "hinge"}, {"unknown": 1}]
+)
+def test_impossible_settings_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        FitSettings.model_validate(change)
+
+
+def test_the_number_of_workers_may_change_on_resume_but_not_what_is_learned() -> None:
+    one, two = FitSettings(), FitSettings(workers=4, gpu=True)
+    assert one.differences(two) == {}
+    assert one.differences(FitSettings(epochs=9)) == {"epochs": (one.epochs, 9)}
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    fit_command.add_parser(parser.add_subparsers())
+    return parser.parse_args(["fit", "LOGS", "--surface", "S", "--out", "RUN", *arguments])
+
+
+def test_options_become_settings() -> None:
+    given = options(
+        "--epochs", "3", "--workers", "2", "--cpus-per-worker", "1", "--loss", "bce", "--max-rows", "9"
+    )
+    assert fit_command.fit_settings(given) == FitSettings(epochs=3, workers=2, loss="bce", max_rows=9)
+
+
+def test_impossible_options_are_one_line() -> None:
+    with pytest.raises(ConfigurationError, match=r"settings: batch_size: .* \(got 1\)"):
+        fit_command.fit_settings(options("--batch-size", "1"))
+
+
+@pytest.mark.parametrize(
+    ("files", "resume", "message"),
+    [
+        (["run.json"], False, "holds a finished run; name another --out"),
+        (["run.json"], True, "holds a finished run; name another --out"),
+        (["fit.json"], False, "holds an interrupted fit; go on with --resume or name another --out"),
+        (["notes.txt"], False, "holds other files; name another --out"),
+        (["fit.json"], True, "is damaged; name another --out"),
+        ([], True, "holds no interrupted fit to resume; leave out --resume"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused_at_once(
+    tmp_path: Path, files: list[str], resume: bool, message: str
+) -> None:
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(RunError, match=message):
+        fit(surface=small_surface(), logs="LOGS", out=tmp_path, settings=FitSettings(), resume=resume)
