@@ -1,0 +1,105 @@
+"""Becomes tritonserver, and leaves a small guardian behind. Run as a script, standard library only.
+
+``python guardian.py SHM_PREFIX PROGRAM ARGUMENTS…``
+
+``PR_SET_PDEATHSIG`` alone will not do: Linux sends it when the *thread* that started the child ends,
+and a server may well be started from a short-lived thread. So the guardian watches two processes, its
+owner (whoever ran this script) and the server:
+
+* the owner is gone, however it died: the server's process group is ended;
+* the server is gone, however it died: its model processes are killed, and the shared-memory regions
+  that carry this server's own prefix are removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+GRACE_S = 5.0
+POLL_S = 0.25
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_for_either(owner: int, server: int, descriptors: list[int]) -> None:
+    """Block until one of the two processes has ended."""
+    if descriptors:
+        select.select(descriptors, [], [])
+        return
+    while is_running(owner) and is_running(server):
+        time.sleep(POLL_S)
+
+
+def remove_regions(prefix: str) -> None:
+    """Remove shared-memory regions with exactly this server's prefix."""
+    if not prefix or not SHARED_MEMORY.is_dir():
+        return
+    for path in SHARED_MEMORY.iterdir():
+        if path.name.startswith(prefix):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def end_group(server: int) -> None:
+    """SIGTERM, a grace period, SIGKILL to whatever is left of the server's process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_S
+    while is_running(server) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server, signal.SIGKILL)
+
+
+def guard(owner: int, server: int, descriptors: list[int], prefix: str) -> None:
+    """The guardian's whole life."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    wait_for_either(owner, server, descriptors)
+    if is_running(server):
+        end_group(server)
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server, signal.SIGKILL)
+    remove_regions(prefix)
+
+
+def open_descriptors(pids: list[int]) -> list[int]:
+    """Descriptors that become readable when a process ends; none where the kernel has no such thing."""
+    try:
+        return [os.pidfd_open(pid) for pid in pids]
+    except (OSError, AttributeError):
+        return []
+
+
+def main(prefix: str, command: list[str]) -> None:
+    """Fork the guardian, then become the server, so that our pid is the server's."""
+    owner, server = os.getppid(), os.getpid()
+    descriptors = open_descriptors([owner, server])
+    if os.getppid() != owner:
+        return
+    if os.fork() == 0:
+        try:
+            guard(owner, server, descriptors, prefix)
+        finally:
+            os._exit(0)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
