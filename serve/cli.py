@@ -1,0 +1,53 @@
+"""Doors of this room: ``python -m serve up``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from triton_models.doors import new_parser, run_door
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run."""
+    parser = new_parser("python -m serve", "The sidecar: utility weights per request, beside the ranker.")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_up(subparsers)
+    return run_door(parser, arguments)
+
+
+def _add_up(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    up = subparsers.add_parser(
+        "up",
+        help="run the sidecar in the foreground, with the servers it needs",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    value = up.add_mutually_exclusive_group()
+    value.add_argument("--triton", metavar="HOST:PORT", help="gRPC address of the value network's Triton")
+    value.add_argument("--repository", type=Path, help="model repository: start a tritonserver for it")
+    ranker = up.add_mutually_exclusive_group()
+    ranker.add_argument("--ranker", metavar="HOST:PORT", help="gRPC address of the ranker (KServe v2)")
+    ranker.add_argument("--ranker-repository", type=Path, help="start another tritonserver for the ranker")
+    surface = up.add_mutually_exclusive_group()
+    surface.add_argument("--surface", type=Path, help="control surface (YAML); default: the repository's")
+    surface.add_argument("--frontier", type=Path, help="a frontier: surface, operating point")
+    point = up.add_mutually_exclusive_group()
+    point.add_argument("--operating-point", metavar="LABEL", help="candidate of the frontier (default: knee)")
+    point.add_argument("--scalarization", metavar="λ,λ", help="one number per objective (default: equal)")
+    up.add_argument("--no-control", action="store_true", help="production weights for everybody")
+    up.add_argument("--budget-ms", type=float, help="wait for the value network (default: 10)")
+    up.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    up.add_argument("--port", type=int, help="port to listen on, 0 is a free one (default: 8000)")
+    up.add_argument("--replicas", type=int, help="replicas of the sidecar (default: 1)")
+    up.add_argument("--config", type=Path, help="YAML with any setting of serve.config.SidecarConfig")
+    up.add_argument("--ray-address", help="join this Ray cluster instead of starting one")
+    up.add_argument("--ready-file", type=Path, help="write {address, pid, triton, ranker} here when ready")
+    up.add_argument("--log-dir", type=Path, help="folder for the logs of the tritonservers")
+    up.set_defaults(command=_up)
+
+
+def _up(options: argparse.Namespace) -> int:
+    from serve.up import run_up
+
+    return run_up(options)

@@ -1,0 +1,182 @@
+"""The sidecar's configuration: one frozen, typed object; impossible settings are refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from triton_models.errors import ConfigurationError, PutsError, ScalarizationError, SurfaceError
+from triton_models.surface import Surface, describe_validation_error, load_surface, load_yaml
+from triton_models.tensors import VALUE_NETWORK, state_specs
+
+Address = Annotated[str, Field(pattern=r"^[^\s/]+:[0-9]{1,5}$")]
+"""``host:port`` of a KServe v2 gRPC endpoint."""
+
+Milliseconds = Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ValueNetworkConfig(_Frozen):
+    """Where the value network answers, and how long a request waits for it."""
+
+    addresses: Annotated[tuple[Address, ...], Field(min_length=1)]
+    """gRPC endpoints, used in turn; each is checked for the surface on its own."""
+    model: str = VALUE_NETWORK
+    budget_ms: Milliseconds = 10.0
+    """The sidecar's own wait, from the start of the request's calls. Nothing is cancelled when it ends."""
+    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """Calls in flight per replica, late ones included; one more is "overloaded"."""
+    rpc_timeout_s: Seconds = 10.0
+    """Deadline of a call. Long on purpose: short ones can crash Triton 2.51 (server issue 7368)."""
+    recheck_s: Seconds = 5.0
+    """How often a healthy server's surface is read again."""
+    retry_s: Seconds = 0.5
+    """How often a server that does not answer is tried again."""
+
+    @model_validator(mode="after")
+    def _budget_inside_deadline(self) -> Self:
+        if self.budget_ms >= self.rpc_timeout_s * 1000:
+            raise ValueError(
+                f"budget_ms {self.budget_ms} must be below rpc_timeout_s {self.rpc_timeout_s} "
+                "(short gRPC deadlines can crash Triton)"
+            )
+        return self
+
+
+class RankerConfig(_Frozen):
+    """Somebody's multi-task ranker behind KServe v2: candidate ids in, one score per head out."""
+
+    addresses: Annotated[tuple[Address, ...], Field(min_length=1)]
+    model: str = "ranker"
+    timeout_ms: Milliseconds = 1000.0
+    """The sidecar's wait for the ranker; after it the request fails with 503."""
+    rpc_timeout_s: Seconds = 30.0
+    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 128
+    """Calls in flight per replica, late ones included; one more is a 503."""
+    candidates_input: str = "candidate_ids"
+    candidates_type: Literal["INT64", "BYTES"] = "INT64"
+    state_inputs: dict[str, str] | None = None
+    """State tensor → the ranker's input name. None: user_embedding and context, under these names."""
+    output: str = "scores"
+    """Output tensor FP32 [candidates, heads]."""
+    heads: tuple[str, ...] | None = None
+    """Columns of the output. None: the surface's heads, controlled ones first."""
+    batched: bool = True
+    """Whether the model has a batch dimension (``max_batch_size`` > 0)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.timeout_ms > self.rpc_timeout_s * 1000:
+            raise ValueError(f"timeout_ms {self.timeout_ms} is above rpc_timeout_s {self.rpc_timeout_s}")
+        if self.heads is not None and len(set(self.heads)) != len(self.heads):
+            raise ValueError("ranker heads must be unique")
+        return self
+
+
+class HttpConfig(_Frozen):
+    """Where the sidecar listens."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    """0 is a free port."""
+    keep_alive_s: Annotated[int, Field(ge=1)] = 75
+    """Above the callers' pools' idle time; uvicorn's own 5 s breaks pooled connections."""
+
+
+class Limits(_Frozen):
+    """Largest request accepted."""
+
+    candidates: Annotated[int, Field(ge=1)] = 5000
+    k: Annotated[int, Field(ge=1)] = 1000
+    body_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024**2
+    history: Annotated[int, Field(ge=1)] = 10_000
+
+
+def _as_surface(value: object) -> object:
+    try:
+        return Surface.from_dict(value) if isinstance(value, dict) else value
+    except SurfaceError as error:
+        raise ValueError(str(error)) from error
+
+
+class SidecarConfig(_Frozen):
+    """Everything one sidecar needs. Plain data in (:meth:`from_dict`), plain data out (:meth:`to_dict`)."""
+
+    surface: Annotated[Surface, BeforeValidator(_as_surface)]
+    value_network: ValueNetworkConfig
+    ranker: RankerConfig | None = None
+    """None: only ``/v1/weights`` is served."""
+    scalarization: tuple[float, ...] | None = None
+    """λ in the surface's order of objectives. None: equal parts."""
+    control: bool = True
+    """Off: production weights for everybody, the value network is not asked."""
+    http: HttpConfig = HttpConfig()
+    num_replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    max_ongoing_requests: Annotated[int, Field(ge=1)] = 256
+    """Per replica. Ray Serve's default of 5 would queue requests in front of an idle replica."""
+    metrics_dir: str | None = None
+    """Folder through which the replicas of a node share their metrics (prometheus_client multiprocess)."""
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        if self.scalarization is not None:
+            try:
+                self.surface.scalarization(self.scalarization)
+            except ScalarizationError as error:
+                raise ValueError(str(error)) from error
+        if self.ranker is not None:
+            self._check_ranker(self.ranker)
+        return self
+
+    def _check_ranker(self, ranker: RankerConfig) -> None:
+        missing = sorted(set(self.surface.heads) - set(ranker.heads or self.surface.heads))
+        if missing:
+            raise ValueError(f"the ranker does not score {', '.join(missing)}, which the surface weighs")
+        known = {spec.name for spec in state_specs(self.surface)}
+        unknown = sorted(set(ranker.state_inputs or ()) - known)
+        if unknown:
+            raise ValueError(
+                f"ranker.state_inputs names {', '.join(unknown)}; the state has {', '.join(sorted(known))}"
+            )
+
+    @classmethod
+    def from_dict(cls, data: object, *, source: str = "sidecar configuration") -> Self:
+        """Build from plain data.
+
+        Raises:
+            ConfigurationError: naming ``source``, the field and what is wrong.
+        """
+        if not isinstance(data, dict):
+            raise ConfigurationError(f"{source}: expected a mapping with surface, value_network, …")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigurationError(f"{source}: {describe_validation_error(error)}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data that :meth:`from_dict` reads back; what crosses to the replicas."""
+        return self.model_dump(mode="json")
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Settings of a YAML file as plain data; ``surface`` may be a path relative to the file.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is not a mapping.
+    """
+    try:
+        data = load_yaml(path)
+        if not isinstance(data, dict):
+            raise ConfigurationError(f"{path}: expected a mapping of settings")
+        if isinstance(data.get("surface"), str):
+            data["surface"] = load_surface(Path(path).parent / data["surface"]).to_dict()
+    except PutsError as error:
+        raise ConfigurationError(str(error)) from error
+    return data

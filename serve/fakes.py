@@ -1,0 +1,106 @@
+"""Stand-ins for the outside, shipped for tests and rehearsals: same protocols, no network.
+
+Shape legend as in :mod:`serve.clients`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from serve.clients import Headers, Scores
+from serve.decide import ValueAnswer
+from triton_models.encoding import StateTensors
+from triton_models.surface import FloatArray, Surface
+
+
+@dataclass
+class FakeValueClient:
+    """A value network that always picks ``action``, after ``delay_s``, unless ``error`` is set."""
+
+    surface: Surface
+    action: int = 0
+    delay_s: float = 0.0
+    error: Exception | None = None
+    answer: ValueAnswer | None = None
+    """Given instead of the honest one."""
+    gate: asyncio.Event | None = None
+    """If set, every call waits for it: a stopped server."""
+    check_error: Exception | None = None
+    served: Surface | None = None
+    """Surface that the server claims to have been made for; None: the right one."""
+    name: str = "fake-value-network"
+    calls: list[tuple[StateTensors, FloatArray, dict[str, str]]] = field(default_factory=list)
+
+    async def choose(
+        self, tensors: StateTensors, scalarization_M: FloatArray, headers: Headers
+    ) -> ValueAnswer:
+        """Record the call; answer as set up."""
+        self.calls.append((tensors, scalarization_M, dict(headers)))
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if self.error is not None:
+            raise self.error
+        return self.answer or ValueAnswer(
+            weights_W=self.surface.actions[self.action].astype(np.float32),
+            action=self.action,
+            values_M=np.full(len(self.surface.objectives), 0.5, dtype=np.float32),
+        )
+
+    async def parameters(self) -> dict[str, str]:
+        """Parameters as the exporter writes them."""
+        if self.check_error is not None:
+            raise self.check_error
+        surface = self.served or self.surface
+        return {
+            "surface": json.dumps(surface.to_dict()),
+            "surface_fingerprint": surface.fingerprint,
+            "run_id": "fake",
+        }
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+def ascending_scores(candidates: Sequence[Any], num_heads: int) -> Scores:
+    """Scores that grow with the position of a candidate."""
+    column = np.linspace(0.0, 1.0, len(candidates))
+    return np.repeat(column[:, np.newaxis], num_heads, axis=1)
+
+
+@dataclass
+class FakeRankerClient:
+    """A ranker whose scores are a function of the candidates, after ``delay_s``."""
+
+    num_heads: int
+    delay_s: float = 0.0
+    error: Exception | None = None
+    scores: Callable[[Sequence[Any], int], Scores] = ascending_scores
+    gate: asyncio.Event | None = None
+    name: str = "fake-ranker"
+    calls: list[tuple[StateTensors, list[Any], dict[str, str]]] = field(default_factory=list)
+
+    async def score(self, tensors: StateTensors, candidates: Sequence[Any], headers: Headers) -> Scores:
+        """Record the call; answer as set up."""
+        self.calls.append((tensors, list(candidates), dict(headers)))
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if self.error is not None:
+            raise self.error
+        return self.scores(candidates, self.num_heads)
+
+    async def ready(self) -> bool:
+        """Ready unless it would fail."""
+        return self.error is None
+
+    async def close(self) -> None:
+        """Nothing to give back."""

@@ -1,0 +1,118 @@
+"""Bodies and answers for people and for OpenAPI. The hot path does not run these models; tests do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve.decide import Reason, Source
+from serve.requests import DEFAULT_K, MAX_NAME
+
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class History(BaseModel):
+    """The user's recent actions, newest last, three lists of one length."""
+
+    embedding: list[list[float]]
+    action: list[str]
+    age_s: list[float]
+
+
+class State(BaseModel):
+    """What the request knows before any candidate is scored; dimensions as in the control surface."""
+
+    user_embedding: list[float]
+    history: History | None = None
+    context: dict[str, str | None] = Field(default_factory=dict)
+
+
+class WeightsBody(_Body):
+    """Body of ``POST /v1/weights``."""
+
+    request_id: Name | None = None
+    user_id: Name | None = None
+    cohort: Name | None = None
+    state: State | None = None
+    control: bool = True
+    """False: production weights, without asking the value network."""
+
+
+class RankBody(WeightsBody):
+    """Body of ``POST /v1/rank``."""
+
+    candidates: Annotated[list[int] | list[str], Field(min_length=1)]
+    k: Annotated[int, Field(ge=1)] = DEFAULT_K
+
+
+class Timings(BaseModel):
+    """Milliseconds. Null: the leg was not started, or had not ended."""
+
+    ranker: float | None = None
+    value_network: float | None
+    added: float | None = None
+    """Waited for the value network after the ranker had answered."""
+    total: float
+
+
+class WeightsAnswer(_Body):
+    """Answer of ``POST /v1/weights``."""
+
+    request_id: str
+    weights: dict[str, float]
+    action: int | None
+    values: dict[str, float] | None
+    source: Source
+    reason: Reason | None
+    """Why production weights were served; null when the value network chose."""
+    scalarization: dict[str, float]
+    surface_fingerprint: str
+    timings_ms: Timings
+
+
+class RankAnswer(WeightsAnswer):
+    """Answer of ``POST /v1/rank``: the top k, best first, and their utilities."""
+
+    items: list[int] | list[str]
+    scores: list[float]
+
+
+class Problem(BaseModel):
+    """What went wrong."""
+
+    type: str
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is not 200."""
+
+    error: Problem
+
+
+def request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """``openapi_extra`` that describes a body which is parsed by hand."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    definitions = schema.pop("$defs", {})
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _inlined(schema, definitions)}},
+        }
+    }
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """Definitions in place of references: a body outside FastAPI's models has no components."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rsplit("/", 1)[-1]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items()}

@@ -1,0 +1,323 @@
+"""One request from parsed body to answer: encode, fan out, wait, decide, blend, cut.
+
+The ranker and the value network start at the same time. The value network is waited for until its budget
+ends, or until the ranker has answered if that is later, since waiting beside the ranker costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from serve.blend import Blend, top_k
+from serve.clients import (
+    Headers,
+    RankerClient,
+    TritonRankerClient,
+    TritonValueClient,
+    ValueClient,
+    ranker_state_inputs,
+)
+from serve.config import SidecarConfig
+from serve.decide import (
+    Decision,
+    OperatingPoint,
+    Outcome,
+    Reason,
+    Situation,
+    ValueAnswer,
+    check_answer,
+    decide,
+    refusal,
+    remaining_wait_s,
+)
+from serve.fanout import Call, Clock, Lane
+from serve.links import ServerLink, ValueLinks
+from serve.metrics import Metrics
+from serve.requests import RankRequest, WeightsRequest
+from triton_models.encoding import StateTensors, encode_state
+from triton_models.errors import (
+    RequestError,
+    StateError,
+    StateIncompleteError,
+    UpstreamError,
+    UpstreamInvalidError,
+    UpstreamUnavailableError,
+)
+from triton_models.surface import Surface
+
+FailureType = Literal[
+    "no_ranker", "ranker_unavailable", "ranker_late", "ranker_overloaded", "ranker_invalid_answer"
+]
+
+DRAIN_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The ranker gave no ranking, and none is invented: HTTP 503."""
+
+    type: FailureType
+    message: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A state as tensors, or what is wrong with it."""
+
+    tensors: StateTensors
+    problem: Reason | None
+    message: str = ""
+
+
+@dataclass
+class ValueRace:
+    """The value network's part of one request."""
+
+    refused: Reason | None
+    link: ServerLink | None = None
+    call: Call[ValueAnswer] | None = None
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    """Seconds as milliseconds with three digits."""
+    return None if seconds is None else round(seconds * 1000.0, 3)
+
+
+class Sidecar:
+    """The sidecar without HTTP. Made and used inside one event loop."""
+
+    def __init__(
+        self,
+        config: SidecarConfig,
+        *,
+        value_clients: Sequence[ValueClient] | None = None,
+        ranker_clients: Sequence[RankerClient] | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        surface, network = config.surface, config.value_network
+        self.config = config
+        self.metrics = Metrics(surface)
+        self.point = OperatingPoint.parse(
+            surface, {"scalarization": config.scalarization, "control": config.control}
+        )
+        self._clock = clock
+        if value_clients is None:
+            value_clients = [TritonValueClient(surface, network, address) for address in network.addresses]
+        if ranker_clients is None:
+            ranker = config.ranker
+            addresses = ranker.addresses if ranker else ()
+            ranker_clients = [TritonRankerClient(surface, ranker, a) for a in addresses if ranker]
+        self.links = ValueLinks(surface, network, value_clients, self.metrics)
+        self.rankers = list(ranker_clients)
+        self._turn = 0
+        self._value_lane = Lane(
+            "value_network", limit=network.max_in_flight, metrics=self.metrics, clock=clock
+        )
+        if config.ranker is not None:
+            self._ranker_lane = Lane(
+                "ranker", limit=config.ranker.max_in_flight, metrics=self.metrics, clock=clock
+            )
+            self._blend = Blend(surface, config.ranker.heads or surface.heads)
+            self._ranker_needs = set(ranker_state_inputs(surface, config.ranker))
+
+    # ------------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Start watching the value-network servers."""
+        await self.links.start()
+
+    async def stop(self) -> None:
+        """Let calls in flight end, then close the connections."""
+        await self._value_lane.drain(DRAIN_S)
+        if self.config.ranker is not None:
+            await self._ranker_lane.drain(DRAIN_S)
+        await self.links.stop()
+        for client in self.rankers:
+            await client.close()
+
+    def apply(self, user_config: object) -> None:
+        """Validate new operating values first, then swap them in, whole.
+
+        Raises:
+            ConfigurationError: they do not fit; the old ones stay in force.
+        """
+        self.point = OperatingPoint.parse(self.config.surface, user_config)
+
+    # ------------------------------------------------------------------ requests
+
+    async def weights(self, request: WeightsRequest, headers: Headers) -> dict[str, Any]:
+        """Answer ``/v1/weights``."""
+        started_s, point = self._clock(), self.point
+        race = self._start_value(point, request, self._encode(request), headers)
+        decision = await self._finish_value(race, started_s)
+        return self._answer(request, point, decision, race, started_s)
+
+    async def rank(self, request: RankRequest, headers: Headers) -> dict[str, Any] | Failure:
+        """Answer ``/v1/rank``.
+
+        Raises:
+            RequestError: the ranker's own inputs cannot be made from the state.
+        """
+        ranker = self.config.ranker
+        if ranker is None or not self.rankers:
+            return Failure(type="no_ranker", message="this sidecar has no ranker; ask /v1/weights instead")
+        if self._ranker_lane.in_flight >= ranker.max_in_flight:
+            message = f"{ranker.max_in_flight} calls to the ranker are in flight already"
+            return Failure(type="ranker_overloaded", message=message)
+        started_s, point = self._clock(), self.point
+        encoded = self._encode(request)
+        tensors = self._ranker_tensors(request, encoded)
+        self._turn = (self._turn + 1) % len(self.rankers)
+        client = self.rankers[self._turn]
+        # The ranker first: it is the longer leg, the value network has its time beside it.
+        call = self._ranker_lane.start(client.score(tensors, request.candidates, headers))
+        race = self._start_value(point, request, encoded, headers)
+        if not await call.wait(ranker.timeout_ms / 1000.0):
+            call.abandoned = True
+            self._leave(race)
+            return Failure(
+                type="ranker_late", message=f"the ranker did not answer within {ranker.timeout_ms:g} ms"
+            )
+        try:
+            scores_nH = call.task.result()
+        except UpstreamError as error:
+            self._leave(race)
+            invalid = isinstance(error, UpstreamInvalidError)
+            kind: FailureType = "ranker_invalid_answer" if invalid else "ranker_unavailable"
+            return Failure(type=kind, message=str(error))
+        decision = await self._finish_value(race, started_s)
+        added_s = self._clock() - (call.ended_s or started_s) if race.call is not None else 0.0
+        self.metrics.observe("added", added_s)
+        utility_n = self._blend.utility(scores_nH, decision.weights_W)
+        best_k = top_k(utility_n, request.k)
+        answer = {
+            "items": [request.candidates[i] for i in best_k.tolist()],
+            "scores": utility_n[best_k].tolist(),
+        }
+        legs = {"ranker": milliseconds(call.duration_s), "added": milliseconds(added_s)}
+        return self._answer(request, point, decision, race, started_s, answer, legs)
+
+    # ------------------------------------------------------------------ parts
+
+    def _encode(self, request: WeightsRequest) -> Encoded:
+        try:
+            return Encoded(encode_state(self.config.surface, request.state or {}), None)
+        except StateError as error:
+            incomplete = isinstance(error, StateIncompleteError)
+            return Encoded({}, "state_incomplete" if incomplete else "state_invalid", str(error))
+
+    def _ranker_tensors(self, request: WeightsRequest, encoded: Encoded) -> StateTensors:
+        """What the ranker needs of the state, even where the value network's part of it is unusable."""
+        if encoded.problem is None or not self._ranker_needs:
+            return encoded.tensors
+        if "history_embedding" in self._ranker_needs or self.config.surface.state.history is None:
+            raise RequestError(encoded.message)
+        try:
+            return encode_state(_without_history(self.config.surface), request.state or {})
+        except StateError as error:
+            raise RequestError(f"{error}; the ranker needs it") from error
+
+    def _start_value(
+        self, point: OperatingPoint, request: WeightsRequest, encoded: Encoded, headers: Headers
+    ) -> ValueRace:
+        lane, link = self._value_lane, self.links.pick()
+        situation = Situation(
+            control=point.control and request.control,
+            state_problem=encoded.problem,
+            link="verified" if link is not None else self.links.overall,
+            in_flight=lane.in_flight,
+            max_in_flight=lane.limit,
+        )
+        refused = refusal(situation)
+        if refused is not None or link is None:
+            return ValueRace(refused=refused or "unavailable")
+        call = lane.start(link.client.choose(encoded.tensors, point.scalarization_M, headers))
+        return ValueRace(refused=None, link=link, call=call)
+
+    async def _finish_value(self, race: ValueRace, started_s: float) -> Decision:
+        outcome = await self._outcome(race, started_s)
+        decision = decide(self.config.surface, outcome)
+        if decision.reason == "invalid_answer" and race.link is not None and not isinstance(outcome, str):
+            wrong = check_answer(self.config.surface, outcome)
+            self.links.report_failure(race.link, UpstreamInvalidError(f"answers rubbish: {wrong}"))
+        self.metrics.count_decision(decision)
+        return decision
+
+    async def _outcome(self, race: ValueRace, started_s: float) -> Outcome:
+        if race.refused is not None or race.call is None or race.link is None:
+            return race.refused or "unavailable"
+        budget_ms = self.config.value_network.budget_ms
+        wait_s = remaining_wait_s(started_s=started_s, now_s=self._clock(), budget_ms=budget_ms)
+        if not await race.call.wait(wait_s):
+            race.call.abandoned = True
+            return "late"
+        try:
+            return race.call.task.result()
+        except UpstreamInvalidError as error:
+            self.links.report_failure(race.link, error)
+            return "invalid_answer"
+        except UpstreamUnavailableError as error:
+            self.links.report_failure(race.link, error)
+            return "unavailable"
+
+    def _leave(self, race: ValueRace) -> None:
+        if race.call is not None and not race.call.task.done():
+            race.call.abandoned = True
+
+    def _answer(
+        self,
+        request: WeightsRequest,
+        point: OperatingPoint,
+        decision: Decision,
+        race: ValueRace,
+        started_s: float,
+        ranking: dict[str, Any] | None = None,
+        legs: dict[str, float | None] | None = None,
+    ) -> dict[str, Any]:
+        surface = self.config.surface
+        values = decision.values_M
+        total_s = self._clock() - started_s
+        self.metrics.observe("total", total_s)
+        return {
+            "request_id": request.request_id,
+            **(ranking or {}),
+            "weights": dict(zip(surface.controlled_heads, decision.weights_W.tolist(), strict=True)),
+            "action": decision.action,
+            "values": None if values is None else dict(zip(surface.objectives, values.tolist(), strict=True)),
+            "source": decision.source,
+            "reason": decision.reason,
+            "scalarization": dict(zip(surface.objectives, point.scalarization_M.tolist(), strict=True)),
+            "surface_fingerprint": surface.fingerprint,
+            "timings_ms": {
+                **(legs or {}),
+                "value_network": milliseconds(race.call.duration_s) if race.call else None,
+                "total": milliseconds(total_s),
+            },
+        }
+
+    async def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """Whether requests can be answered, and what is known of everybody behind."""
+        rankers = []
+        for client in self.rankers:
+            probe = asyncio.ensure_future(client.ready())
+            done, _ = await asyncio.wait((probe,), timeout=2.0)
+            rankers.append({"address": client.name, "ready": bool(done) and probe.result()})
+        ready = not rankers or any(ranker["ready"] for ranker in rankers)
+        overall = self.links.overall
+        degraded = {"verified": None, "mismatch": "surface_mismatch", "unreachable": "unavailable"}[overall]
+        return ready, {
+            "ready": ready,
+            "degraded": degraded,
+            "value_network": self.links.describe(),
+            "ranker": rankers,
+            "surface_fingerprint": self.config.surface.fingerprint,
+        }
+
+
+def _without_history(surface: Surface) -> Surface:
+    state = surface.state.model_copy(update={"history": None})
+    return surface.model_copy(update={"state": state})

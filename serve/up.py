@@ -1,0 +1,159 @@
+"""``python -m serve up``: the servers it was asked for, Ray, Ray Serve, the sidecar; until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from serve.clients import TritonValueClient
+from serve.cluster import base_url, ray_serve_running
+from serve.config import SidecarConfig
+from serve.links import require_fitting_model
+from serve.settings import settings_of
+from triton_models.errors import ConfigurationError, ServerError, UpstreamUnavailableError
+from triton_models.files import write_json
+
+logger = logging.getLogger(__name__)
+
+
+def run_up(options: argparse.Namespace) -> int:
+    """Run the stack in the foreground.
+
+    Raises:
+        PutsError: something asked for is impossible or did not start; what was started is ended.
+    """
+    data = settings_of(options)
+    stop = threading.Event()
+    with ExitStack() as stack:
+        stack.enter_context(_signals(stop))
+        data["metrics_dir"] = stack.enter_context(_metrics_folder(data.get("metrics_dir")))
+        _claim_port(data["http"])
+        if options.repository:
+            address = _start_server(stack, options, options.repository, "value_network")
+            data["value_network"]["addresses"] = [address]
+        if options.ranker_repository:
+            data["ranker"]["addresses"] = [_start_server(stack, options, options.ranker_repository, "ranker")]
+        config = SidecarConfig.from_dict(data)
+        asyncio.run(_check_surface(config))
+        if not stop.is_set():
+            stack.enter_context(ray_serve_running(config, ray_address=options.ray_address))
+            with _signals(stop):  # Ray puts a handler of its own in place
+                _announce(config, options.ready_file)
+                stop.wait()
+        _say("ending ...")
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    before = {kind: signal.signal(kind, lambda *_: stop.set()) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+@contextmanager
+def _metrics_folder(given: str | None) -> Iterator[str]:
+    folder = given or tempfile.mkdtemp(prefix="puts-metrics-")
+    try:
+        yield folder
+    finally:
+        if given is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _claim_port(http: dict[str, Any]) -> None:
+    """Fill in a free port for 0; refuse a taken one now, rather than after a minute of start-up."""
+    host, port = http.get("host", "127.0.0.1"), http.get("port", 8000)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {host}:{port}: {error.strerror}; choose a --port"
+            ) from error
+        http["port"] = probe.getsockname()[1]
+
+
+def _start_server(stack: ExitStack, options: argparse.Namespace, repository: Path, name: str) -> str:
+    from triton_models.server import EmbeddedServer
+    from triton_models.supervise import Supervisor
+
+    log_path = options.log_dir / f"{name}.log" if options.log_dir else None
+    _say(f"starting tritonserver for {name} from {repository} ...")
+    server = stack.enter_context(EmbeddedServer(repository, log_path=log_path))
+    stack.enter_context(Supervisor(server))
+    _say(f"tritonserver for {name}: gRPC {server.grpc_address}, metrics {server.metrics_address}")
+    return str(server.grpc_address)
+
+
+async def _check_surface(config: SidecarConfig) -> None:
+    """Refuse to start beside a value network that was made for another surface; absence is no obstacle."""
+    for address in config.value_network.addresses:
+        client = TritonValueClient(config.surface, config.value_network, address)
+        try:
+            parameters = await client.parameters()
+        except UpstreamUnavailableError as error:
+            logger.warning("starting with production weights: %s", error)
+        else:
+            require_fitting_model(config.surface, parameters, where=address)
+        finally:
+            await client.close()
+
+
+def example_request(config: SidecarConfig) -> dict[str, Any]:
+    """A request that the sidecar answers: zeros for embeddings, no history."""
+    surface = config.surface
+    state: dict[str, Any] = {"user_embedding": [0.0] * surface.state.user_embedding}
+    if surface.state.history is not None:
+        state["history"] = {"embedding": [], "action": [], "age_s": []}
+    if surface.state.context:
+        state["context"] = {name: words[0] for name, words in surface.state.context.items()}
+    request: dict[str, Any] = {"user_id": "u1", "state": state}
+    if config.ranker is not None:
+        integers = config.ranker.candidates_type == "INT64"
+        request |= {"candidates": [i if integers else str(i) for i in range(10)], "k": 3}
+    return request
+
+
+def _announce(config: SidecarConfig, ready_file: Path | None) -> None:
+    address = base_url(config)
+    route = "rank" if config.ranker is not None else "weights"
+    example = json.dumps(example_request(config))
+    _say(f"sidecar at {address} (Ctrl-C or SIGTERM ends it)")
+    _say(f"try: curl -s {address}/v1/{route} -H 'content-type: application/json' -d '{example}'")
+    if ready_file is None:
+        return
+    ready = {
+        "address": address,
+        "pid": os.getpid(),
+        "triton": config.value_network.addresses[0],
+        "ranker": config.ranker.addresses[0] if config.ranker else None,
+    }
+    try:
+        write_json(ready_file, ready)
+    except OSError as error:
+        raise ServerError(f"{ready_file}: cannot be written: {error}") from error
