@@ -1,0 +1,1 @@
+"""Load on the sidecar: request bodies from the simulated feed, Locust users, and what came of it."""

@@ -1,0 +1,124 @@
+"""Request bodies for the load, made beforehand so that the users only send.
+
+They are the simulated feed's future requests (after the logged ones), with a share of new users, who have
+no history, and of context values that no vocabulary holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from triton_models.errors import BenchmarkError
+from triton_models.files import write_atomically
+from triton_models.surface import Surface
+
+CHUNK = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Which requests, by rotation: reproducible, and exact in any long enough stretch."""
+
+    k: int = 25
+    new_user_every: int = 20
+    unknown_context_every: int = 25
+
+
+class Batch(Protocol):
+    """What is needed of :class:`benchmarks.feed.requests.RequestBatch`."""
+
+    @property
+    def candidates(self) -> Any:
+        """[n, C] item ids."""
+
+    @property
+    def request_id(self) -> Any:
+        """[n]."""
+
+    @property
+    def user_id(self) -> Any:
+        """[n]."""
+
+    @property
+    def cohort(self) -> Any:
+        """[n]."""
+
+    def state(self, row: int) -> dict[str, Any]:
+        """One request state."""
+
+    def __len__(self) -> int: ...
+
+
+def request_bodies(batch: Batch, *, first: int, mix: Mix) -> Iterator[dict[str, Any]]:
+    """Bodies of ``/v1/rank`` without ``control``."""
+    for row in range(len(batch)):
+        number = first + row
+        state = batch.state(row)
+        if number % mix.new_user_every == 0 and "history" in state:
+            state["history"] = {"embedding": [], "action": [], "age_s": []}
+        if number % mix.unknown_context_every == 1 and state.get("context"):
+            state["context"][next(iter(state["context"]))] = "never-seen"
+        yield {
+            "request_id": str(batch.request_id[row]),
+            "user_id": str(batch.user_id[row]),
+            "cohort": batch.cohort[row],
+            "state": state,
+            "candidates": batch.candidates[row].tolist(),
+            "k": mix.k,
+        }
+
+
+def write_traffic(logs: Path, path: Path, *, count: int, mix: Mix) -> Surface:
+    """Write ``count`` bodies of the world behind ``logs``, one JSON object a line; returns its surface."""
+    from benchmarks.feed.world import load_world
+
+    world = load_world(logs)
+    lines: list[bytes] = []
+    for start in range(0, count, CHUNK):
+        batch = world.requests(world.config.requests + start, min(CHUNK, count - start))
+        lines += [orjson.dumps(body) for body in request_bodies(batch, first=start, mix=mix)]
+    write_atomically(path, b"\n".join(lines) + b"\n")
+    return world.surface
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One body, ready to be sent in each of its forms, and what is needed to check the answers."""
+
+    rank_on: bytes
+    rank_off: bytes
+    weights: bytes
+    candidates: frozenset[Any]
+    expected_items: int
+
+
+def prepare(line: bytes) -> Prepared:
+    """Make the forms of one body: ranked with the control on, with it off, and weights only."""
+    body = json.loads(line)
+    whole = line.rstrip()[:-1]
+    weights = {key: value for key, value in body.items() if key not in ("candidates", "k")}
+    return Prepared(
+        rank_on=whole + b',"control":true}',
+        rank_off=whole + b',"control":false}',
+        weights=orjson.dumps(weights),
+        candidates=frozenset(body["candidates"]),
+        expected_items=min(body["k"], len(body["candidates"])),
+    )
+
+
+def read_traffic(path: Path) -> list[Prepared]:
+    """Read what :func:`write_traffic` wrote.
+
+    Raises:
+        BenchmarkError: there is nothing in it.
+    """
+    prepared = [prepare(line) for line in path.read_bytes().splitlines() if line.strip()]
+    if not prepared:
+        raise BenchmarkError(f"{path}: holds no requests")
+    return prepared

@@ -1,0 +1,87 @@
+"""The one screen at the end of the demonstration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+
+from benchmarks.online import Measured
+from triton_models.frontier import Frontier
+
+
+def percent(value: float | None) -> str:
+    """A fraction as signed percent."""
+    return "-" if value is None else f"{100 * value:+.2f}"
+
+
+def with_interval(lift: float | None, bounds: tuple[float, float] | None) -> str:
+    """A lift in percent and its interval: ``+1.30 [+0.20, +2.40]``."""
+    if bounds is None:
+        return percent(lift)
+    return f"{percent(lift)} [{percent(bounds[0])}, {percent(bounds[1])}]"
+
+
+def operating_points(frontier: Frontier, measured: Measured) -> Table:
+    """Predicted beside measured lifts of every candidate."""
+    surface = frontier.surface_object
+    table = Table(
+        title="Operating points: lift over production in %, with 95 % intervals",
+        caption=f"predicted: {frontier.estimator.name} on {frontier.window.rows:,} hold-out requests; "
+        f"measured: the feed's own expectation on {measured.requests:,} new requests, choices by Triton",
+    )
+    table.add_column("candidate")
+    table.add_column("λ")
+    for name in surface.objectives:
+        table.add_column(f"{name} predicted", justify="right")
+        table.add_column(f"{name} measured", justify="right")
+    table.add_column("mean weights")
+    for p, label in enumerate(frontier.candidates):
+        point = frontier.candidate(label)
+        cells = []
+        for r, name in enumerate(surface.objectives):
+            low, high = measured.bounds_PR2[p, r]
+            cells.append(with_interval(point.lifts[name], point.intervals[name]))
+            cells.append(with_interval(float(measured.lift_PR[p, r]), (float(low), float(high))))
+        weights = ", ".join(
+            f"{head} {weight:.1f}"
+            for head, weight in zip(surface.controlled_heads, measured.mean_weights_PW[p], strict=True)
+        )
+        scalarization = ", ".join(f"{value:.2f}" for value in point.scalarization)
+        table.add_row(label.replace("_", " "), scalarization, *cells, weights)
+    return table
+
+
+def latency(load: Mapping[str, Any]) -> Table:
+    """Latency of ranking with the control on and off, from the same Locust run."""
+    table = Table(title="Latency of /v1/rank in ms, control on and off in turn in one Locust run")
+    for column in ("", "requests", "p50", "p95", "p99"):
+        table.add_column(column, justify="left" if not column else "right")
+    for key, label in (("control_on", "control on"), ("control_off", "control off")):
+        row = load[key]
+        table.add_row(label, f"{row['requests']:,}", *(f"{row[q]:.1f}" for q in ("p50_ms", "p95_ms", "p99_ms")))
+    return table
+
+
+def print_screen(
+    console: Console, *, frontier: Frontier, measured: Measured, load: Mapping[str, Any], root: Path
+) -> None:
+    """Print the whole screen."""
+    console.print()
+    console.print(Rule("[bold]What came of it[/]"))
+    console.print(operating_points(frontier, measured))
+    console.print(latency(load))
+    fallbacks = ", ".join(f"{reason} {count}" for reason, count in load["fallbacks"].items()) or "none"
+    console.print(f"requests {load['requests']:,}, failures {load['failures']}, fallbacks: {fallbacks}")
+    console.print("[bold]Look at[/]")
+    for what, where in (
+        ("frontier", root / "run" / "frontier.html"),
+        ("learning curves", root / "run" / "learning.html"),
+        ("load", root / "load" / "report.html"),
+        ("all figures", root / "demo.json"),
+    ):
+        console.print(f"  {what:16} {where}", highlight=False, soft_wrap=True)
