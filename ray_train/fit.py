@@ -31,7 +31,7 @@ from triton_models.runs import MANIFEST, SURFACE, WEIGHTS, DataWindow, RunManife
 from triton_models.surface import Surface
 
 if TYPE_CHECKING:
-    from ray_train.training import Progress
+    from ray_train.epochs import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _new_run_id(surface: Surface) -> str:
 def _write_run(
     folder: Path, surface: Surface, plan: Plan, request: FitRequest, progress: Progress, seconds: float
 ) -> None:
-    from ray_train.training import serialize
+    from ray_train.epochs import serialize
 
     best = progress.history[progress.best_epoch - 1]
     trained_s = sum(record["seconds"] for record in progress.history)

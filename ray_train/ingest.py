@@ -55,18 +55,16 @@ def encode_training(surface: Surface, table: pa.Table) -> Arrays:
     """The part of :func:`encode_table` that training reads: state, action, propensity, rewards."""
     arrays = encode_states(surface, table)
     arrays["action"] = surface.action_indices(logged_weights(surface, table))
-    arrays["propensity"] = columns.floats(columns.column(table, "propensity"), np.float64)
+    arrays["propensity"] = columns.floats(columns.column(table, "propensity"), np.float64).copy()
     arrays["rewards"] = _rewards(surface, table)
     return arrays
 
 
 def encode_states(surface: Surface, table: pa.Table) -> Arrays:
     """The state tensors of every row, batch first, in the order of the tensor specification."""
-    arrays: Arrays = {
-        "user_embedding": _matrix(
-            columns.column(table, "user_embedding"), surface.state.user_embedding, "user_embedding"
-        )
-    }
+    user = _matrix(columns.column(table, "user_embedding"), surface.state.user_embedding, "user_embedding")
+    # A copy: Arrow's memory is read-only, which torch does not take.
+    arrays: Arrays = {"user_embedding": user.copy()}
     if surface.state.history is not None:
         arrays.update(_history(surface.state.history, table))
     if surface.state.context:

@@ -187,7 +187,8 @@ def _stream(task: ScoringTask, units: list[Unit], network: ValueNetwork) -> Iter
     from ray_train.cluster import root_cause
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What fails on a worker is raised here; Ray Data would print it as well, with sixty lines of traceback.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     data = ray.data.range(len(units), override_num_blocks=len(units))
     # The order of rows decides which of two duplicates stays, and makes sums reproducible to the bit.
     data.context.execution_options.preserve_order = True
@@ -204,4 +205,6 @@ def _stream(task: ScoringTask, units: list[Unit], network: ValueNetwork) -> Iter
         yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
     except Exception as error:
         cause = root_cause(error)
-        raise (cause if isinstance(cause, PutsError) else error) from error
+        if isinstance(cause, PutsError):  # Ray Data adds lines of advice to the message
+            raise type(cause)(str(cause).partition("\n")[0]) from error
+        raise

@@ -17,11 +17,12 @@ from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 
 from ray_train.cluster import root_cause
+from ray_train.epochs import Progress
 from ray_train.fit_plan import Plan
 from ray_train.settings import FitSettings
 from ray_train.shards import dataset, row_bytes, sample
 from ray_train.telling import following_epochs
-from ray_train.training import Progress, WorkerConfig, train_worker
+from ray_train.training import WorkerConfig, train_worker
 from triton_models.errors import LogError, RunError
 from triton_models.network import NetworkConfig
 from triton_models.surface import Surface
@@ -82,11 +83,7 @@ def train(
     if result.return_value is None:  # Ray Train swallows Ctrl-C and returns
         raise KeyboardInterrupt
     progress = Progress(**torch.load(io.BytesIO(result.return_value), map_location="cpu", weights_only=True))
-    if progress.diverged or not progress.best:
-        raise RunError(
-            f"training diverged in epoch {progress.epoch}: the loss is not finite; "
-            "use a smaller --learning-rate"
-        )
+    progress.require_converged()
     return progress
 
 

@@ -14,12 +14,11 @@ Shape legend: B batch, M objectives, W controlled weights.
 
 from __future__ import annotations
 
-import io
 import math
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ray_train.epochs import Progress, serialize
 from ray_train.ingest import Arrays
 from ray_train.objective import learning_rate_factor, row_losses
 from ray_train.settings import FitSettings
@@ -65,23 +65,6 @@ class WorkerConfig:
     """Where rank 0 tells the driver how far it is (:mod:`ray_train.telling`)."""
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """What a checkpoint holds besides the optimiser."""
-
-    epoch: int = 0
-    """Epochs done."""
-    step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_loss: float = math.inf
-    best_epoch: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
-    """Weights of the best epoch."""
-    constant_loss: float = math.nan
-    """Selection loss of always answering the base rates."""
-    diverged: bool = False
-
-
 class Logits(nn.Module):
     """Logits of the logged action as ``forward``, which is what DDP wraps."""
 
@@ -107,13 +90,6 @@ def train_worker(loop_config: dict[str, Any]) -> bytes | None:
         worker.run_epoch()
         worker.report()
     return serialize(worker.progress.__dict__) if worker.rank == 0 else None
-
-
-def serialize(state: Any) -> bytes:
-    """Tensors and plain data as bytes that ``torch.load(weights_only=True)`` reads."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
 
 
 class _Worker:
@@ -223,7 +199,7 @@ class _Worker:
         }
         if self.progress.epoch == 0:
             self.progress.constant_loss = self._loss_on(self.selection, constant=True)
-        self._keep(record)
+        self.progress.keep(record, self.network.state_dict())
 
     def _step(self, batch: Arrays) -> Tensor:
         settings = self.config.settings
@@ -281,15 +257,6 @@ class _Worker:
                 buffer /= self.world
 
     # ------------------------------------------------------------------------------ checkpoints
-
-    def _keep(self, record: dict[str, float]) -> None:
-        progress = self.progress
-        progress.epoch += 1
-        progress.history.append(record)
-        progress.diverged = not math.isfinite(record["train_loss"])
-        if record["selection_loss"] < progress.best_loss:
-            progress.best_loss, progress.best_epoch = record["selection_loss"], progress.epoch
-            progress.best = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
 
     def report(self) -> None:
         """Save a checkpoint (rank 0) and tell Ray Train and the driver about the epoch."""

@@ -18,11 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_up(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    up = subparsers.add_parser(
-        "up",
-        help="run the sidecar in the foreground, with the servers it needs",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    up = subparsers.add_parser("up", help="run the sidecar in the foreground, with the servers it needs")
     value = up.add_mutually_exclusive_group()
     value.add_argument("--triton", metavar="HOST:PORT", help="gRPC address of the value network's Triton")
     value.add_argument("--repository", type=Path, help="model repository: start a tritonserver for it")

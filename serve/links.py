@@ -121,8 +121,10 @@ class ValueLinks:
         while True:
             await self.check(link)
             pause_s = self._config.recheck_s if link.link == "verified" else self._config.retry_s
+            # Not wait_for: in Python 3.11 it can swallow the cancellation that ends this task.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), timeout=pause_s)
+                async with asyncio.timeout(pause_s):
+                    await wake.wait()
                 # A server whose checks pass and whose calls fail is tried at this pace, not at once.
                 await asyncio.sleep(self._config.retry_s)
             wake.clear()

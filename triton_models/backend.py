@@ -1,10 +1,12 @@
 """The tritonserver inside the PyPI package ``nvidia-pytriton``, made ready for one server.
 
-Three traps, each handled here (FACTS.md of this project):
+Four traps, each handled here:
 
 * the stub for this interpreter's version must lie in the backend folder: a private folder of symbolic
   links per server, so that neither site-packages nor a shared cache is written to;
 * the stub finds its interpreter through ``PATH`` only: this environment's ``bin`` goes first;
+* the stub is linked against ``libpython3.x.so.1.0``, which the package does not carry: this
+  interpreter's own is linked into the private folder, and a stub that does not start is refused;
 * with NumPy ≥ 2 in that interpreter outputs come back empty without an error: refused at start.
 """
 
@@ -15,6 +17,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +28,8 @@ INSTALL_HINT = "pip install 'prl-puts[embedded]'"
 STUB = "triton_python_backend_stub"
 STUB_PACKAGES = ("numpy", "onnxruntime")
 """What the generic Python-backend model imports."""
+LOADER_FAILED = 127
+"""Exit status when the dynamic linker finds no library; the stub itself, run without arguments, says 1."""
 
 
 def package_folder() -> Path:
@@ -100,7 +105,10 @@ def check_stub_packages(versions: Mapping[str, str]) -> None:
 
 
 def link_backends(package: Path, folder: Path) -> Path:
-    """Fill ``folder/backends`` with links to the Python backend and this interpreter's stub.
+    """Fill ``folder`` with links: ``backends/python`` with this interpreter's stub, ``lib`` with libpython.
+
+    Returns:
+        ``folder/backends``.
 
     Raises:
         ServerError: the package has no stub for this Python version.
@@ -115,18 +123,44 @@ def link_backends(package: Path, folder: Path) -> Path:
     for source in [*(package / "backends" / "python").iterdir(), stub]:
         if source.is_file():
             (backend / source.name).symlink_to(source.resolve())
+    # Only this one library, not its folder: a folder would put its libstdc++ before tritonserver's.
+    (folder / "lib").mkdir()
+    name = f"libpython{python}.so.1.0"
+    places = (Path(sysconfig.get_config_var("LIBDIR") or ""), Path(sys.base_prefix) / "lib")
+    library = next((place / name for place in places if (place / name).is_file()), None)
+    if library is not None:
+        (folder / "lib" / name).symlink_to(library)
     return backend.parent
 
 
-def server_environment(package: Path) -> dict[str, str]:
-    """Environment variables of the server process."""
+def check_stub_starts(folder: Path, environment: Mapping[str, str]) -> None:
+    """Refuse a stub whose libraries are missing: tritonserver would only say that it timed out.
+
+    Raises:
+        ServerError: quoting the dynamic linker.
+    """
+    stub = folder / "backends" / "python" / STUB
+    try:
+        done = subprocess.run([str(stub)], env=dict(environment), capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ServerError(f"{stub.resolve()}: Triton's Python stub does not run: {error}") from error
+    if done.returncode == LOADER_FAILED:
+        reason = " ".join(done.stderr.split()).rpartition(": error while ")[2]
+        raise ServerError(
+            f"Triton's Python stub does not start ({reason}); {sys.executable} needs its shared libpython "
+            "(Debian: the package libpython3.x; pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared)"
+        )
+
+
+def server_environment(package: Path, *libraries: Path) -> dict[str, str]:
+    """Environment variables of the server process; ``libraries`` are further folders of shared libraries."""
     environment = dict(os.environ)
     # An inherited interpreter setting would send the stub to another Python.
     for name in ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__"):
         environment.pop(name, None)
-    libraries = str(package.parent.parent / "nvidia_pytriton.libs")
     old = environment.get("LD_LIBRARY_PATH")
-    environment["LD_LIBRARY_PATH"] = f"{libraries}:{old}" if old else libraries
+    folders = [package.parent.parent / "nvidia_pytriton.libs", *libraries, *([old] if old else [])]
+    environment["LD_LIBRARY_PATH"] = ":".join(map(str, folders))
     environment["PATH"] = f"{stub_interpreter().parent}:{environment.get('PATH', os.defpath)}"
     environment["VIRTUAL_ENV"] = sys.prefix
     # __pycache__ in a model repository would be a file that nobody published.

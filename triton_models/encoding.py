@@ -64,7 +64,8 @@ def encode_state(surface: Surface, state: Mapping[str, Any]) -> StateTensors:
 
 def _floats(values: object, where: str) -> npt.NDArray[np.float32]:
     try:
-        array = np.asarray(values, dtype=np.float32)
+        with np.errstate(over="ignore"):  # becomes infinity, which is refused below
+            array = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise StateInvalidError(f"state: {where} must be numbers of one shape") from error
     if not np.isfinite(array).all():

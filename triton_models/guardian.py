@@ -1,10 +1,10 @@
 """Becomes tritonserver, and leaves a small guardian behind. Run as a script, standard library only.
 
-``python guardian.py SHM_PREFIX PROGRAM ARGUMENTS…``
+``python guardian.py OWNER_PID SHM_PREFIX PROGRAM ARGUMENTS…``
 
 ``PR_SET_PDEATHSIG`` alone will not do: Linux sends it when the *thread* that started the child ends,
 and a server may well be started from a short-lived thread. So the guardian watches two processes, its
-owner (whoever ran this script) and the server:
+owner (whoever runs this script) and the server:
 
 * the owner is gone, however it died: the server's process group is ended;
 * the server is gone, however it died: its model processes are killed, and the shared-memory regions
@@ -87,12 +87,12 @@ def open_descriptors(pids: list[int]) -> list[int]:
         return []
 
 
-def main(prefix: str, command: list[str]) -> None:
+def main(owner: int, prefix: str, command: list[str]) -> None:
     """Fork the guardian, then become the server, so that our pid is the server's."""
-    owner, server = os.getppid(), os.getpid()
+    server = os.getpid()
     descriptors = open_descriptors([owner, server])
     if os.getppid() != owner:
-        return
+        return  # it has died already, and its pid may be somebody else's by now
     if os.fork() == 0:
         try:
             guard(owner, server, descriptors, prefix)
@@ -102,4 +102,4 @@ def main(prefix: str, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

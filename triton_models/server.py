@@ -32,7 +32,7 @@ EXIT_TIMEOUT_S = 3
 SHM_BYTES = 8 * 1024**2
 """Shared memory of one model instance at its start; it grows when a batch needs more."""
 START_ATTEMPTS = 3
-"""Free ports can be taken by somebody else between finding and binding them."""
+"""A crash is tried again, and so are free ports that somebody else took before the server bound them."""
 
 
 class EmbeddedServer:
@@ -103,7 +103,6 @@ class EmbeddedServer:
         package = backend.package_folder()
         if not self._environment_checked:
             backend.check_stub_packages(backend.stub_package_versions())
-            self._environment_checked = True
         for attempt in range(1, START_ATTEMPTS + 1):
             self._ports = self._ports or _choose_ports(self.host, self._wanted_ports)
             self._launch(package)
@@ -111,12 +110,15 @@ class EmbeddedServer:
             if problem is None:
                 logger.info("tritonserver %s serves %s at %s", self.pid, self.models, self.grpc_address)
                 return
-            log = self.log_path
+            # A start on a busy machine can abort on a lock of the shared memory (Boost waits 10 s).
+            crashed = self._process is not None and (self._process.poll() or 0) < 0
+            taken = None in self._wanted_ports and "in use" in problem
+            log, ports = self.log_path, self._ports
             self._end_process(grace_s=0.0)
-            if attempt < START_ATTEMPTS and None in self._wanted_ports and "in use" in problem:
-                self._ports = None
+            self._ports = ports if crashed else None
+            if attempt < START_ATTEMPTS and (crashed or taken):
+                logger.warning("tritonserver did not start, trying again: %s", problem)
                 continue
-            self._ports = None
             raise ServerError(f"the embedded tritonserver did not start: {problem} (log: {log})")
 
     def stop(self) -> None:
@@ -146,17 +148,21 @@ class EmbeddedServer:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="puts-triton-"))
             backend.link_backends(package, self._folder)
+        environment = backend.server_environment(package, self._folder / "lib")
+        if not self._environment_checked:
+            backend.check_stub_starts(self._folder, environment)
+            self._environment_checked = True
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f"puts_{os.getpid()}_{uuid.uuid4().hex[:8]}_"
-        command = [sys.executable, "-I", "-S", guardian.__file__, prefix, *self._command(package, prefix)]
+        guard = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), prefix]
         with open(self.log_path, "ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                command,
+                [*guard, *self._command(package, prefix)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=backend.server_environment(package),
+                env=environment,
                 cwd=self._folder,
                 # A session of its own: Ctrl-C in the terminal reaches the owner, which ends it in order.
                 start_new_session=True,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 _HARMLESS = ("NVML", "DCGM", "CudaDriverHelper", "CUDA memory pool", "pinned memory", "nvml")
 _PREFIX = re.compile(r"^[EF]\d{4} [\d:.]+ +\d+ [\w./]+:\d+\] *")
+_NOT_SPOKEN = re.compile(r"^([IWEF]\d{4} |[|+])")
 LONGEST = 500
 
 
@@ -33,7 +34,7 @@ def most_telling(lines: list[str]) -> str | None:
         if found:
             return _shortened(found[0])
     refused = [line for line in lines if "tritonserver: " in line and "option" in line]
-    others = [line.strip() for line in lines if line.strip() and not line.startswith(("I", "W", "|", "+"))]
+    others = [line.strip() for line in lines if line.strip() and not _NOT_SPOKEN.match(line)]
     spoken = errors or refused or others
     return _shortened(spoken[-1]) if spoken else None
 

@@ -35,12 +35,16 @@ from pydantic import (
 )
 
 from triton_models.errors import ScalarizationError, SurfaceError, SurfaceMismatchError
+from triton_models.yaml_files import load_yaml as load_yaml
 
 MAX_ACTIONS = 4096
 """Largest grid accepted: the action half of the exported graph holds one row per action."""
 
 MAX_DIMENSION = 4096
 """Largest embedding dimension or history length accepted."""
+
+LARGEST_WEIGHT = 1e30
+"""Largest magnitude of a grid value; weights are served as float32."""
 
 GRID_TOLERANCE = 1e-4
 """A weight lies on the grid if it is within this share of one grid step (logs may hold float32)."""
@@ -103,6 +107,13 @@ class ControlledWeight(_Frozen):
             raise ValueError(
                 f"production weight {self.production} of head {self.head} lies outside "
                 f"[{self.minimum}, {self.maximum}]"
+            )
+        largest = max(abs(self.minimum), abs(self.maximum))
+        too_fine = self.step < max(largest * 2.0**-20, 1 / LARGEST_WEIGHT)
+        if self.points <= MAX_ACTIONS and (largest > LARGEST_WEIGHT or too_fine):
+            raise ValueError(
+                f"the grid of head {self.head} cannot be told apart in float32, in which weights are served: "
+                f"a step of {self.step:g} at values up to {largest:g}"
             )
         return self
 
@@ -244,7 +255,13 @@ class Surface(_Frozen):
             good &= np.isfinite(steps)
             steps = np.where(np.isfinite(steps), steps, -1.0)
             nearest = np.rint(np.clip(steps, -1, weight.points))
-            good &= (np.abs(steps - nearest) <= GRID_TOLERANCE) & (nearest >= 0) & (nearest < weight.points)
+            # Weights come from float32 tensors and logs: allow one rounding of the largest grid value.
+            rounding = max(abs(weight.minimum), abs(weight.maximum)) * 2.0**-23 / weight.step
+            good &= (
+                (np.abs(steps - nearest) <= GRID_TOLERANCE + rounding)
+                & (nearest >= 0)
+                & (nearest < weight.points)
+            )
             index = index * weight.points + np.clip(nearest, 0, weight.points - 1).astype(np.int64)
         return np.where(good, index, -1)
 
@@ -299,7 +316,10 @@ class Surface(_Frozen):
 
     def to_yaml(self) -> str:
         """The surface as YAML text that :func:`load_surface` reads back."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        data = self.to_dict()
+        # PyYAML writes line separators such as U+0085 as they are and then folds them: escape those.
+        readable = json.dumps(data, ensure_ascii=False).isprintable()
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=readable)
 
     @classmethod
     def from_dict(cls, data: object, *, source: str = "surface") -> Surface:
@@ -338,8 +358,8 @@ class Surface(_Frozen):
         """
         try:
             scalarization = np.asarray(values, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise ScalarizationError(f"{source}: expected numbers, got {values!r}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ScalarizationError(f"{source}: expected numbers, got {values!r}"[:300]) from error
         if scalarization.shape != (len(self.objectives),):
             raise ScalarizationError(
                 f"{source}: expected {len(self.objectives)} numbers, one per objective "
@@ -368,34 +388,6 @@ def _differences(path: str, left: object, right: object) -> list[str]:
             for text in _differences(f"{path}[{i}]", one, two)
         ]
     return [] if left == right else [f"{path} ({left!r} against {right!r})"]
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys in silence; a surface with two must be refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} appears twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-def load_yaml(path: str | Path) -> object:
-    """Read one YAML file, refusing duplicate keys.
-
-    Raises:
-        SurfaceError: the file is missing, unreadable or not YAML.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SurfaceError(f"{path}: cannot be read ({error}); expected a YAML file") from error
-    try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise SurfaceError(f"{path}: not valid YAML: {reason}") from error
 
 
 def load_surface(path: str | Path) -> Surface:

@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
         "traffic": str(out / "traffic.jsonl"),
         "summary": str(summary_path),
         "users": options.users,
+        "duration_s": options.duration,
         "warm_up_s": min(MAX_WARM_UP_S, options.duration / 4),
     }
     write_json(out / "plan.json", plan)
@@ -124,7 +125,7 @@ def _check_ready(host: str) -> None:
 def _run_locust(options: argparse.Namespace, host: str, out: Path) -> None:
     command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless"]
     command += ["--users", str(options.users), "--spawn-rate", str(options.users)]
-    command += ["--run-time", f"{options.duration}s", "--stop-timeout", "10", "--host", host]
+    command += ["--run-time", f"{options.duration + STOP_S // 2}s", "--stop-timeout", "10", "--host", host]
     command += ["--csv", str(out / "locust"), "--html", str(out / "report.html"), "--only-summary"]
     # Wrong answers are judged by the summary; Locust's own code only says that it ran.
     command += ["--exit-code-on-error", "0", "--loglevel", "WARNING"]

@@ -1,4 +1,4 @@
-"""``python -m benchmarks ranker``: the simulated feed's reference ranker, to a Triton repository of its own."""
+"""``python -m benchmarks ranker``: the simulated feed's reference ranker, to a Triton repository."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--repository", type=Path, required=True, metavar="DIR", help="model repository")
     world = parser.add_mutually_exclusive_group()
-    world.add_argument("--logs", type=Path, metavar="LOGS", help="the ranker of the world that made these logs")
+    world.add_argument("--logs", type=Path, metavar="LOGS", help="the ranker of the world of these logs")
     world.add_argument("--seed", type=int, default=0, help="the ranker of the world of this seed")
     parser.add_argument("--surface", type=Path, default=DEFAULT_SURFACE, metavar="FILE", help="with --seed")
-    parser.add_argument("--backend", choices=("python", "onnxruntime"), default="python", help="Triton backend")
+    parser.add_argument("--backend", choices=("python", "onnxruntime"), default="python", help="of Triton")
     parser.add_argument("--keep", type=int, default=3, help="versions to keep")
     parser.set_defaults(command=run)
 

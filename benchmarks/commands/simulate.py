@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser = subparsers.add_parser(
         "simulate",
         help="simulate exploration logs of a feed in which the truth is known",
-        description="Simulate a feed whose users explore the weight grid uniformly, and write its exploration "
+        description="Simulate a feed that explores the weight grid uniformly, and write its exploration "
         "log as Parquet. The rows depend on the seed and the sizes only, not on the machine's cores.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -28,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--days", type=float, default=21.0, help="days the requests are spread over")
     parser.add_argument("--end", default=DEFAULT_END, metavar="ISO", help="end of the last day (UTC)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world")
-    parser.add_argument("--surface", type=Path, default=DEFAULT_SURFACE, metavar="FILE", help="control surface")
+    parser.add_argument("--surface", type=Path, default=DEFAULT_SURFACE, metavar="FILE", help="YAML file")
     parser.add_argument("--candidates", type=int, default=240, help="candidates per request")
     parser.add_argument("--parallelism", type=int, default=None, help="tasks at a time; default: the cores")
     parser.set_defaults(command=run)

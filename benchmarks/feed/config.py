@@ -45,7 +45,7 @@ class Behaviour(_Frozen):
 
     ceiling: Row = (0.30, 0.50, 0.40, 0.50, 0.04)
     """Highest probability of an engagement before intent: ``p = ceiling · σ(logit)``."""
-    bias: Row = (-5.6, -4.0, -4.7, -4.6, -2.4)
+    bias: Row = (-5.4, -4.05, -4.7, -4.6, -2.4)
     """Logit of an average item for an average user."""
     taste: Row = (1.0, 0.8, 0.7, 0.6, -0.7)
     """Effect of the match of user taste and item taste (variance 1)."""

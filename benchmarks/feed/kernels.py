@@ -35,7 +35,8 @@ OUTCOMES = HEADS + 1
 
 
 def _compiled(function: Function) -> Function:
-    compiled: Function = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})(function)
+    decorator: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+    compiled: Function = decorator(function)
     return compiled
 
 

@@ -82,7 +82,8 @@ def build_ranker_onnx(world: World) -> bytes:
             known = np.concatenate([np.zeros((1, table.shape[1]), np.float32), table])
             parts.append(g.add("Gather", [g.constant(f"{what}_table_{name}", known), code], f"{what}_{name}"))
     base_BH = g.sum([*base, g.constant("bias", ranker.bias_H[heads])], "base")
-    prior_BS = g.add("Softmax", [g.sum([*prior, g.constant("prior", ranker.prior_S)], "logit")], "intent", axis=1)
+    logit_BS = g.sum([*prior, g.constant("prior", ranker.prior_S)], "logit")
+    prior_BS = g.add("Softmax", [logit_BS], "intent", axis=1)
     tau_B1 = _contrast(g, z, world)
     scale_BH = _mean_multiplier(g, tau_B1, prior_BS, world, heads)
     _scores(g, z, base_BH, tau_B1, scale_BH, world, heads)
@@ -103,7 +104,8 @@ def _mean_multiplier(g: _Graph, tau_B1: str, prior_BS: str, world: World, heads:
     g.constant("last", [2], np.int64)
     g.constant("middle", [1], np.int64)
     tau_B11 = g.add("Unsqueeze", [tau_B1, "last"], "tau_3d")
-    exponent = g.add("Mul", [tau_B11, g.constant("intent_effect", world.ranker.intent_HS[heads][None])], "exponent")
+    effect_1HS = g.constant("intent_effect", world.ranker.intent_HS[heads][None])
+    exponent = g.add("Mul", [tau_B11, effect_1HS], "exponent")
     multiplier = g.add("Exp", [exponent], "multiplier")  # [B, H, S]
     weighted = g.add("Mul", [multiplier, g.add("Unsqueeze", [prior_BS, "middle"], "intent_3d")], "weighted")
     mean = g.add("ReduceSum", [weighted, "last"], "mean", keepdims=0)
@@ -129,7 +131,8 @@ def _scores(
     leaning = g.add("Mul", [kind_BC1, g.add("Unsqueeze", [slope_BH, "middle"], "slope_3d")], "leaning")
     base_B1H = g.add("Unsqueeze", [base_BH, "middle"], "base_3d")
     # Not the Sigmoid operator: ONNX Runtime's approximation is off by 1 % where the chance is tiny.
-    odds = g.add("Exp", [g.add("Neg", [g.sum([base_B1H, liked, leaning, own_BCH], "logits")], "minus")], "odds")
+    logits = g.sum([base_B1H, liked, leaning, own_BCH], "logits")
+    odds = g.add("Exp", [g.add("Neg", [logits], "minus")], "odds")
     whole = g.add("Add", [odds, g.constant("one", 1.0)], "whole")
     g.add("Div", [g.add("Unsqueeze", [scale_BH, "middle"], "scale_3d"), whole], "scores")
 

@@ -94,7 +94,7 @@ class RequestBatch:
     @property
     def cohort(self) -> Array:
         """[n] object: names of COHORTS."""
-        return np.array(c.COHORTS, dtype=object)[self.users.cohort[self.user]]
+        return np.asarray(np.array(c.COHORTS, dtype=object)[self.users.cohort[self.user]])
 
     @property
     def user_embedding(self) -> Array:
@@ -235,9 +235,9 @@ class RequestSource:
             scalar[_SWITCH] < SWITCH_DEVICE, (scalar[_DEVICE] * 4).astype(np.int8), self.users.device[user]
         )
         place = np.searchsorted([0.7, 0.85], scalar[_PLACE], side="right")
-        return np.stack([device, place, hour % 24 // 6], axis=1).astype(np.int8)
+        return np.asarray(np.stack([device, place, hour % 24 // 6], axis=1), dtype=np.int8)
 
-    def _history(self, uniform: Array, scalar: Array, user: Array, intent: Array) -> dict[str, Array]:
+    def _history(self, uniform: Array, scalar: Array, user: Array, intent: Array) -> dict[str, Any]:
         behaviour = self.config.behaviour
         split = 4 * MAX_OLDER
         tilt = self.users.traits[user, c.TILT]
@@ -253,7 +253,8 @@ class RequestSource:
             _poisson(behaviour.older_length, MAX_OLDER, scalar[_OLDER]),
             _poisson(behaviour.session_length, MAX_SESSION, scalar[_SESSION]),
         )
-        used = [np.arange(size) >= size - n[:, None] for size, n in zip((MAX_OLDER, MAX_SESSION), lengths, strict=True)]
+        sizes = (MAX_OLDER, MAX_SESSION)
+        used = [np.arange(size) >= size - n[:, None] for size, n in zip(sizes, lengths, strict=True)]
         return {
             "history_item": np.concatenate([older[0], session[0]], axis=1),
             "history_action": np.concatenate([older[1], session[1]], axis=1),
@@ -261,7 +262,9 @@ class RequestSource:
             "history_used": np.concatenate(used, axis=1),
         }
 
-    def _entries(self, uniform: Array, product_share: Array, action_chance: Array) -> tuple[Array, Array, Array]:
+    def _entries(
+        self, uniform: Array, product_share: Array, action_chance: Array
+    ) -> tuple[Array, Array, Array]:
         """Items, action types and sorted uniforms for the ages (oldest first) of one part of a history."""
         size = uniform.shape[1] // 4
         kind, item, action, age = (uniform[:, i * size : (i + 1) * size] for i in range(4))

@@ -75,9 +75,15 @@ def simulate(
         file_rows: rows per file.
 
     Raises:
-        SimulationError: ``out`` is in the way.
+        SimulationError: ``out`` is in the way, or the pipeline failed.
     """
-    final = Path(out)
+    try:
+        return _simulate(world, Path(out), parallelism, file_rows)
+    except OSError as error:
+        raise SimulationError(f"{out}: cannot be written ({error})") from error
+
+
+def _simulate(world: World, final: Path, parallelism: int | None, file_rows: int) -> Figures:
     if final.exists():
         if not final.is_dir() or any(final.iterdir()):
             raise SimulationError(f"{final} exists and is not an empty folder; choose another --out")
@@ -85,7 +91,7 @@ def simulate(
     begin = time.monotonic()
     core_us = _warm_up(world)
     with _ray(parallelism) as cores, staged_directory(final) as staging:
-        tasks = min(parallelism or cores, cores)
+        tasks = min(parallelism or cores, cores, -(-world.config.requests // file_rows))
         save_world(world, staging)
         _start_workers(world, tasks)
         start = time.monotonic()
@@ -117,13 +123,14 @@ def _write(world: World, staging: Path, tasks: int, file_rows: int) -> None:
             yield log_table(world, first, min(file_rows, world.config.requests - first))
 
     with _quiet_ray_data(), _progress(staging, count):
-        ray.data.range(count, override_num_blocks=count).map_batches(
-            simulate_file, batch_size=1, zero_copy_batch=True
-        ).write_parquet(
-            str(staging),
-            concurrency=tasks,
-            arrow_parquet_args_fn=functools.partial(_parquet_options, surface),
-        )
+        numbers = ray.data.range(count, override_num_blocks=count)
+        tables = numbers.map_batches(simulate_file, batch_size=1, zero_copy_batch=True)
+        options = functools.partial(_parquet_options, surface)
+        try:
+            tables.write_parquet(str(staging), concurrency=tasks, arrow_parquet_args_fn=options)
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise SimulationError(f"the Ray Data pipeline failed: {reason}") from error
 
 
 def _start_workers(world: World, tasks: int) -> None:
@@ -146,7 +153,8 @@ def _parquet_options(surface: dict[str, Any]) -> dict[str, Any]:
     schema = log_schema(Surface.from_dict(surface))
     words = [field.name for field in schema if pa.types.is_string(field.type)]
     # Embeddings do not compress; dictionaries pay for the few words only.
-    dictionary = [name for name in words if name not in ("request_id", "user_id")] + ["history_action.list.element"]
+    dictionary = [name for name in words if name not in ("request_id", "user_id")]
+    dictionary.append("history_action.list.element")
     return {
         "row_group_size": ROW_GROUP_ROWS,
         "compression": "zstd",
@@ -201,19 +209,36 @@ def _ray(parallelism: int | None) -> Iterator[int]:
 
     ours = not ray.is_initialized()
     if ours:
-        ray.init(
-            address="local",
-            num_cpus=parallelism or os.cpu_count() or 1,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start_ray(parallelism or os.cpu_count() or 1)
     try:
-        yield int(ray.cluster_resources().get("CPU", 1))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield int(resources.get("CPU", 1))
     finally:
         if ours:
             ray.shutdown()
+
+
+def _start_ray(cores: int) -> None:
+    """Start a Ray of our own. It gives itself 30 s, which a busy machine exceeds: so try twice."""
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises a bare Exception here
+            ray.shutdown()
+            if last:
+                reason = " ".join(str(error).split())[:300]
+                raise SimulationError(f"Ray did not start: {reason}") from error
+            logger.warning("Ray did not start (%s); trying once more", error)
 
 
 @contextmanager
@@ -238,8 +263,8 @@ def _quiet_ray_data() -> Iterator[None]:
 def _progress(staging: Path, files: int) -> Iterator[None]:
     """Count the files that have appeared: a bar on a terminal, an occasional line elsewhere."""
     done = threading.Event()
-    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeElapsedColumn())
-    bar = Progress(*columns, disable=not sys.stderr.isatty(), transient=True)
+    words = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("files"))
+    bar = Progress(*words, TimeElapsedColumn(), disable=not sys.stderr.isatty(), transient=True)
 
     def watch() -> None:
         task, shown = bar.add_task("files", total=files), time.monotonic()

@@ -93,7 +93,7 @@ class Truth:
         return (best - static) / float(self.production[:m] @ lam)
 
     def select(self, rows: npt.NDArray[np.bool_]) -> Truth:
-        """The same over some of the requests, for instance one cohort: ``truth.select(truth.cohort == "core")``."""
+        """The same over some of the requests, for instance ``truth.cohort == "core"``."""
         return Truth(
             outcomes=self.outcomes,
             objectives=self.objectives,

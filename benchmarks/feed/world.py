@@ -68,8 +68,8 @@ class World:
         self.examination = ((slots + 1.0) ** -config.behaviour.exam_decay).astype(np.float32)
         self.outcomes = (*surface.objectives, *surface.metrics)
         objectives = [c.EVENTS.index(name) for name in surface.objectives]
-        metrics = [kernels.HEADS if name == "successful_session" else c.EVENTS.index(name) for name in surface.metrics]
-        self._columns = np.array(objectives + metrics)
+        columns = {"successful_session": kernels.HEADS, "hide": kernels.HIDE}
+        self._columns = np.array(objectives + [columns[name] for name in surface.metrics])
         self._heads = np.array([c.EVENTS.index(head) for head in surface.heads])
         # Taste, kind and own logits of an item: 64 bytes, one cache line.
         table = [self.items.traits[:, : c.TASTES + 1], self.items.quality_logit]
@@ -125,7 +125,8 @@ class World:
         if actions is not None:
             weights = self.surface.actions[np.asarray(actions)]
         if weights is None:
-            return np.asarray(self._expected(batch, self._full_weights(self.surface.actions)[None], ratio)[:, :, 0])
+            weight_1AH = self._full_weights(self.surface.actions)[None]
+            return np.asarray(self._expected(batch, weight_1AH, ratio)[:, :, 0])
         weight_nAH = self._full_weights(np.atleast_2d(np.asarray(weights, dtype=np.float64)))[:, None]
         return np.asarray(self._expected(batch, weight_nAH, ratio)[:, 0, 0])
 
@@ -166,7 +167,7 @@ class World:
         return counts, (engaged & (counts[:, kernels.HIDE] == 0)).astype(np.float64)
 
     def intent_posterior(self, batch: RequestBatch) -> npt.NDArray[np.float64]:
-        """Chance of each intent given all that the request shows, [n, S] (Bayes over the session's entries)."""
+        """Chance of each intent given all the request shows, [n, S]: Bayes over the session's entries."""
         behaviour = self.config.behaviour
         used = batch.history_used[:, MAX_OLDER:]
         item = batch.history_item[:, MAX_OLDER:]
@@ -232,7 +233,8 @@ class World:
         base = r.bias_H + traits @ r.level_ZH
         for f, table in enumerate(r.context_H):
             base += table[batch.context[:, f]]
-        contrast = np.float32(r.contrast_scale) * np.exp(np.float32(r.contrast_spread) * traits[:, c.CONTRAST])
+        spread = np.float32(r.contrast_spread) * traits[:, c.CONTRAST]
+        contrast = np.float32(r.contrast_scale) * np.exp(spread)
         multiplier_nSH = np.exp(contrast[:, None, None] * r.intent_HS.T)
         mean_nH = (batch.prior[:, :, None] * multiplier_nSH).sum(axis=1)
         day = np.clip(batch.day, -1.0, 1.0)[:, None]
@@ -306,7 +308,8 @@ def load_world(logs: str | Path) -> World:
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if data["version"] != WORLD_VERSION:
-            raise SimulationError(f"{path}: version {data['version']}, expected {WORLD_VERSION}; simulate again")
+            found = data["version"]
+            raise SimulationError(f"{path}: version {found}, expected {WORLD_VERSION}; simulate again")
         config = WorldConfig.model_validate(data["config"])
         surface = Surface.from_dict(data["surface"], source=str(path))
     except FileNotFoundError as error:

@@ -68,7 +68,7 @@ def test_bad_requests_fail_alone(client: Any, cases: dict[str, Any], expected: d
         "history_embedding: holds NaN or infinity": ("history_embedding", np.inf),
         "scalarization: holds NaN": ("scalarization", np.nan),
         "scalarization: entries must be >= 0": ("scalarization", -1.0),
-        "with a finite sum > 0": ("scalarization", 0.0),
+        "and not all zero": ("scalarization", 0.0),
         "history_action: codes must lie in 0..2": ("history_action", 3),
         "context: codes must lie in 0..2/2": ("context", -1),
     }

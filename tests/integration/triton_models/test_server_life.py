@@ -50,7 +50,7 @@ def model_process(server_pid: int) -> int:
 
 
 def regions(pid_of_owner: int) -> list[str]:
-    return [name for name in os.listdir("/dev/shm") if name.startswith(f"puts_{pid_of_owner}_")]
+    return [path.name for path in Path("/dev/shm").glob(f"puts_{pid_of_owner}_*")]
 
 
 def answers(address: str) -> Any:
@@ -65,6 +65,7 @@ def answers(address: str) -> Any:
 
 
 def test_supervisor_replaces_what_was_killed(table_repository: Path) -> None:
+    others = set(regions(os.getpid()))
     with EmbeddedServer(table_repository) as server, Supervisor(server) as supervisor:
         addresses = (server.grpc_address, server.http_address, server.metrics_address)
         for count, victim in enumerate((model_process, lambda pid: pid), start=1):
@@ -75,7 +76,7 @@ def test_supervisor_replaces_what_was_killed(table_repository: Path) -> None:
             assert answers(server.grpc_address) == [[100.0, 200.0]]
         pid = server.pid
     assert not is_running(pid)
-    eventually(lambda: not regions(os.getpid()), 10)
+    eventually(lambda: not set(regions(os.getpid())) - others, 10)
 
 
 def test_server_and_its_shared_memory_end_with_a_killed_owner(table_repository: Path) -> None:
@@ -167,6 +168,26 @@ def test_numpy_2_is_refused_before_anything_starts(
 ) -> None:
     monkeypatch.setattr(backend, "stub_package_versions", lambda: {"numpy": "2.1.0", "onnxruntime": "1.31.1"})
     server = EmbeddedServer(table_repository)
-    with pytest.raises(ServerError, match="NumPy 2.1.0.*needs NumPy < 2"):
+    with pytest.raises(ServerError, match=r"NumPy 2\.1\.0; .* needs NumPy < 2"):
         server.start()
     assert not server.is_alive()
+
+
+def test_a_start_that_crashes_is_tried_again(table_repository: Path) -> None:
+    """As seen on a machine under load: ``terminate called … boost::interprocess::lock_exception``."""
+
+    class CrashesOnce(EmbeddedServer):
+        starts = 0
+
+        def _wait_until_working(self) -> str | None:
+            self.starts += 1
+            if self.starts == 1:
+                assert self._process is not None
+                self._process.send_signal(signal.SIGABRT)
+                self._process.wait()
+                return "crashed"
+            return super()._wait_until_working()
+
+    with CrashesOnce(table_repository) as server:
+        assert server.starts == 2
+        assert answers(server.grpc_address) == [[100.0, 200.0]]

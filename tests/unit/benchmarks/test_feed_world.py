@@ -25,10 +25,12 @@ def test_requests_do_not_depend_on_the_partition(world: World, first: int, count
     whole = world.requests(first, count)
     middle = int(cut * count)
     parts = [world.requests(first, middle), world.requests(first + middle, count - middle)]
-    for name in ("user", "timestamp", "context", "intent", "history_item", "history_age_s", "candidates", "request_id"):
+    names = ("user", "timestamp", "context", "intent", "history_item", "history_age_s", "request_id")
+    for name in (*names, "candidates"):
         joined = np.concatenate([getattr(part, name) for part in parts])
         np.testing.assert_array_equal(getattr(whole, name), joined)
-    np.testing.assert_array_equal(world.sample(whole)[0], np.concatenate([world.sample(part)[0] for part in parts]))
+    counts = np.concatenate([world.sample(part)[0] for part in parts])
+    np.testing.assert_array_equal(world.sample(whole)[0], counts)
 
 
 def test_seeds_make_different_worlds_and_equal_seeds_equal_ones(world: World, homefeed: Surface) -> None:
@@ -164,7 +166,7 @@ def test_a_missing_or_damaged_world_file_is_one_line(tmp_path: Path, text: str |
 
 
 def test_a_surface_that_the_feed_cannot_fill_is_refused(surface: Surface) -> None:
-    with pytest.raises(SimulationError, match="user_embedding 4 .*history embedding 3 .*context device"):
+    with pytest.raises(SimulationError, match=r"user_embedding 4 .*history embedding 3 .*context device"):
         World(WorldConfig(), surface)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import html.parser
+import io
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from ray_train.commands import fit as fit_command
+from ray_train.epochs import Progress, serialize
 from ray_train.fit import fit
 from ray_train.learning_curve import learning_html
 from ray_train.objective import learning_rate_factor, row_losses
@@ -150,3 +152,16 @@ def test_a_folder_that_cannot_be_used_is_refused_at_once(
         (tmp_path / name).write_text("{}")
     with pytest.raises(RunError, match=message):
         fit(surface=small_surface(), logs="LOGS", out=tmp_path, settings=FitSettings(), resume=resume)
+
+
+def test_the_best_epoch_is_kept_and_a_diverged_one_is_no_model() -> None:
+    progress = Progress()
+    for epoch, loss in enumerate([0.5, 0.4, 0.45], start=1):
+        progress.keep({"train_loss": 1.0, "selection_loss": loss}, {"w": torch.tensor([float(epoch)])})
+    progress.require_converged()
+    assert (progress.epoch, progress.best_epoch, progress.best["w"].item()) == (3, 2, 2.0)
+    again = torch.load(io.BytesIO(serialize(progress.__dict__)), weights_only=True)
+    assert Progress(**again).history == progress.history
+    progress.keep({"train_loss": math.nan, "selection_loss": math.nan}, {"w": torch.tensor([0.0])})
+    with pytest.raises(RunError, match="training diverged in epoch 4"):
+        progress.require_converged()

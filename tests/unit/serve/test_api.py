@@ -109,9 +109,7 @@ STATES = st.fixed_dictionaries(
     optional={
         "user_embedding": ANY_JSON | st.just(STATE["user_embedding"]),
         "history": ANY_JSON
-        | st.fixed_dictionaries(
-            {}, optional={"embedding": ANY_JSON, "action": ANY_JSON, "age_s": ANY_JSON}
-        ),
+        | st.fixed_dictionaries({}, optional={"embedding": ANY_JSON, "action": ANY_JSON, "age_s": ANY_JSON}),
         "context": ANY_JSON,
     },
 )
@@ -129,7 +127,7 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(BODIES | ANY_JSON, min_size=20, max_size=30))
 def test_whatever_comes_nothing_breaks(bodies: list[Any]) -> None:
     async def main() -> None:

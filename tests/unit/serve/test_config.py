@@ -47,5 +47,5 @@ def test_surface_path_is_relative_to_the_file(tmp_path: Any) -> None:
     (tmp_path / "c.yaml").write_text("surface: s.yaml\nvalue_network: {addresses: ['a:1']}\n")
     assert SidecarConfig.from_dict(read_settings(tmp_path / "c.yaml")).surface == SURFACE
     (tmp_path / "bad.yaml").write_text("surface: missing.yaml\n")
-    with pytest.raises(ConfigurationError, match="missing.yaml"):
+    with pytest.raises(ConfigurationError, match=r"missing\.yaml"):
         read_settings(tmp_path / "bad.yaml")

@@ -222,7 +222,11 @@ def test_control_off_by_request_and_by_operator() -> None:
     async def main() -> None:
         async with rig() as r:
             answer = await r.rank(control=False)
-            assert (answer["reason"], answer["weights"], answer["action"]) == ("control_off", PRODUCTION, None)
+            assert (answer["reason"], answer["weights"], answer["action"]) == (
+                "control_off",
+                PRODUCTION,
+                None,
+            )
             r.sidecar.apply({"scalarization": [0, 1], "control": False})
             assert (await r.rank())["reason"] == "control_off"
             assert r.value.calls == []
@@ -262,7 +266,9 @@ def test_servers_that_fit_are_asked_in_turn() -> None:
         values[1].check_error = UpstreamUnavailableError("down")
         app = create_app(config(ranker=None), lambda c: Sidecar(c, value_clients=values))
         async with running(app) as client:
-            actions = [(await client.post("/v1/weights", {"state": STATE})).json()["action"] for _ in range(4)]
+            actions = [
+                (await client.post("/v1/weights", {"state": STATE})).json()["action"] for _ in range(4)
+            ]
             assert sorted(actions) == [0, 0, 2, 2]
 
     run(main())

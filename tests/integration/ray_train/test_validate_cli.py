@@ -1,0 +1,142 @@
+"""The door ``python -m ray_train validate``: exit codes, one line, nothing half-written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ray_train.cli import main
+from tests.support.logs import START, make_log, replace_cell, write_log
+from tests.support.surfaces import small_surface, small_surface_data
+from triton_models.surface import Surface
+
+SURFACE = small_surface()
+
+
+def validate(logs: Path, *arguments: str, surface: Surface = SURFACE) -> int:
+    file = logs.parent / "surface.yaml"
+    file.write_text(surface.to_yaml())
+    return main(["validate", str(logs), "--surface", str(file), *arguments])
+
+
+def column(table: pa.Table, name: str, values: Any) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+def test_a_good_log_as_a_process(tmp_path: Path) -> None:
+    write_log(make_log(SURFACE, 500), tmp_path / "logs")
+    (tmp_path / "surface.yaml").write_text(SURFACE.to_yaml())
+    command = [sys.executable, "-m", "ray_train", "validate", "logs", "--surface", "surface.yaml"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "500 rows, 500 good" in ended.stdout
+    assert ended.stderr == ""
+
+
+def one_cell(name: str, value: Any) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: replace_cell(table, name, 100, value)
+
+
+BAD: list[tuple[str, Callable[[pa.Table], pa.Table]]] = [
+    ("off_grid_weights", one_cell("weight_p2p", 2.0)),
+    ("bad_propensity", one_cell("propensity", None)),
+    ("bad_propensity", one_cell("propensity", 1.5)),
+    ("not_finite", one_cell("user_embedding", [0.0, float("nan"), 0.0, 0.0])),
+    ("ragged_history", one_cell("history_age_s", [1.0] * 40)),
+    ("bad_count", one_cell("reward_repin", -1)),
+    ("duplicate_id", one_cell("request_id", "r0-499")),
+    ("future_timestamp", one_cell("timestamp", START + timedelta(days=99_999))),
+    ("missing_field", one_cell("user_id", None)),
+]
+
+
+@pytest.mark.parametrize(("reason", "spoil"), BAD)
+def test_each_kind_of_bad_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], reason: str, spoil: Callable[[pa.Table], pa.Table]
+) -> None:
+    logs = write_log(spoil(make_log(SURFACE, 500)), tmp_path / "logs")
+    quarantine = tmp_path / "quarantine"
+    assert validate(logs, "--quarantine", str(quarantine)) == 0
+    assert reason in capsys.readouterr().out
+    assert (quarantine / "summary.json").exists()
+    assert validate(logs, "--max-bad-share", "0") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"1 of 500 rows are bad (0.20 %, at most 0 % accepted): {reason} 1; first: " in error
+
+
+def empty_folder(logs: Path) -> None:
+    for path in logs.iterdir():
+        path.unlink()
+
+
+def cut_short(logs: Path) -> None:
+    path = logs / "part-001.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damaged_inside(logs: Path) -> None:
+    path = logs / "part-001.parquet"
+    content = bytearray(path.read_bytes())
+    content[200:2000] = bytes(1800)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (empty_folder, "holds no *.parquet file"),
+        (cut_short, "part-001.parquet: cannot be read as Parquet"),
+        (damaged_inside, "part-001.parquet: cannot be read as Parquet"),
+    ],
+)
+def test_damaged_logs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], message: str
+) -> None:
+    logs = write_log(make_log(SURFACE, 500), tmp_path / "logs")
+    damage(logs)
+    assert validate(logs, "--quarantine", str(tmp_path / "quarantine")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs", "surface.yaml"]
+
+
+def test_a_surface_that_does_not_fit_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = small_surface_data()
+    data["controlled"][1]["head"] = "share"
+    data["state"]["user_embedding"] = 5
+    logs = write_log(make_log(SURFACE, 50), tmp_path / "logs")
+    assert validate(logs, surface=Surface.from_dict(data)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "missing weight_share; user_embedding is fixed_size_list" in error
+    assert "the surface does not know weight_p2p" in error
+
+
+def test_action_frequencies_that_contradict_the_propensities(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = make_log(SURFACE, 5000)
+    favoured = np.where(np.arange(5000) < 400, 105.0, np.array(table["weight_repin"]))
+    logs = write_log(column(table, "weight_repin", favoured), tmp_path / "logs")
+    assert validate(logs) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "warning: sample ratio: action frequencies contradict the logged propensities" in shown
+    assert "(repin 105," in shown
+
+
+def test_options_that_make_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs = write_log(make_log(SURFACE, 50), tmp_path / "logs")
+    assert validate(logs, "--max-bad-share", "2") == 2
+    assert validate(logs, "--now", "soon") == 2
+    assert main(["validate", str(logs), "--surface", str(tmp_path / "none.yaml")]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
