@@ -86,7 +86,7 @@ def _stages(settings: DemoSettings, folders: Folders) -> list[tuple[str, Path, l
             "fit: value network with Ray Train, two workers",
             folders.run / "run.json",
             ["ray_train", "fit", logs, "--surface", str(surface), "--out", run]
-            + ["--workers", "2", "--epochs", str(settings.epochs), "--resume"],
+            + ["--workers", "2", "--epochs", str(settings.epochs), *_resume(folders)],
         ),
         (
             "sweep: 25 scalarizations, Reward@HIT on the hold-out week",
@@ -104,6 +104,11 @@ def _stages(settings: DemoSettings, folders: Folders) -> list[tuple[str, Path, l
             ["benchmarks", "ranker", "--logs", logs, "--repository", str(folders.ranker)],
         ),
     ]
+
+
+def _resume(folders: Folders) -> list[str]:
+    """``--resume`` if an interrupted fit lies there."""
+    return ["--resume"] if (folders.run / "fit.json").exists() else []
 
 
 def prepare(settings: DemoSettings, console: Console) -> Folders:

@@ -13,6 +13,8 @@ from rich.table import Table
 from benchmarks.online import Measured
 from triton_models.frontier import Frontier
 
+QUANTILES = ("p50_ms", "p95_ms", "p99_ms")
+
 
 def percent(value: float | None) -> str:
     """A fraction as signed percent."""
@@ -63,8 +65,15 @@ def latency(load: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="left" if not column else "right")
     for key, label in (("control_on", "control on"), ("control_off", "control off")):
         row = load[key]
-        table.add_row(label, f"{row['requests']:,}", *(f"{row[q]:.1f}" for q in ("p50_ms", "p95_ms", "p99_ms")))
+        table.add_row(label, f"{row['requests']:,}", *(f"{row[q]:.1f}" for q in QUANTILES))
+    table.add_row("on minus off, 95 % interval", "", *(_difference(load["on_minus_off_ms"][q]) for q in QUANTILES))
     return table
+
+
+def _difference(entry: Mapping[str, Any]) -> str:
+    interval = entry["interval"]
+    shown = f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else ""
+    return f"{entry['difference']:+.1f}{shown}"
 
 
 def print_screen(

@@ -200,12 +200,13 @@ def curve(
     core = [y for _, y, _ in flat if y is not None] + ([reference[0]] if reference else [])
     extra = [bound for _, _, bounds in flat if bounds and bands for bound in bounds]
     alphas = [x for x, _, _ in flat]
+    pad = 0.02 * (max(alphas) - min(alphas))
     many = len(series) > 1
     longest = max(len(name) for name in series)
     plot = Plot(
         430,
         270,
-        Axis(min(alphas), max(alphas), _alpha_title(frontier)),
+        Axis(min(alphas) - pad, max(alphas) + pad, _alpha_title(frontier)),
         Axis.around(core, extra, title=y_title, signed=signed),
         label=f"{title} against α",
         title=title,

@@ -250,7 +250,7 @@ def _cohorts(frontier: Frontier) -> str:
             )
             for i, cohort in enumerate(cohorts)
         ]
-    note = "Each cohort against production in the same cohort; the panels share their axes."
+    note = "Each cohort against production in the same cohort; the scatter panels share their axes."
     return _section(
         "By cohort", _grid(figures) if figures else "<p>The table below has a row for each.</p>", note
     )

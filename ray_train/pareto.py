@@ -107,7 +107,7 @@ def choose_candidates(
     safe = front[(lift_PM[front] >= 0).all(axis=1)]
     if len(safe):
         best = int(safe[np.argmax(lift_PM[safe].min(axis=1))])
-        reason = "no objective below production; the largest smallest lift"
+        reason = "no objective below production, and the lowest lift is the highest"
         choices.append(Choice(NON_DEGRADING, best, reason))
     return choices
 

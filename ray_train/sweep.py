@@ -92,6 +92,8 @@ def build_frontier(
     points, baselines = sweep.cohort_points(None)
     candidates = sweep.candidates(points)
     if settings.by_cohort:
+        if not scored.cohorts:
+            logger.warning("no row has a cohort: there is nothing to show by cohort")
         for cohort in scored.cohorts:
             more_points, more_baselines = sweep.cohort_points(cohort)
             points += more_points

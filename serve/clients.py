@@ -148,7 +148,8 @@ class TritonValueClient(_TritonClient):
         inputs = [_tensor(spec, tensors[spec.name]) for spec in self._state_specs]
         inputs.append(_tensor(self._scalarization_spec, scalarization_M))
         weights, action, values = await self._infer(inputs, ["weights", "action", "values"], headers)
-        if action.size != 1 or action.dtype.kind not in "iu" or not len(weights) == len(values) == 1:
+        single = all(array.ndim == 2 and len(array) == 1 for array in (weights, values))
+        if action.size != 1 or action.dtype.kind not in "iu" or not single:
             raise UpstreamInvalidError(
                 f"{self._model} at {self.name}: expected one answer, got shapes "
                 f"{list(weights.shape)}, {list(action.shape)}, {list(values.shape)}"
@@ -200,6 +201,8 @@ class TritonRankerClient(_TritonClient):
                 f"ranker at {self.name}: expected scores of shape {[len(candidates), self._num_heads]}, "
                 f"got {list(scores.shape)}"
             )
+        if scores.dtype.kind not in "fiu":
+            raise UpstreamInvalidError(f"ranker at {self.name}: scores are {scores.dtype}, not numbers")
         if not np.isfinite(scores).all():
             raise UpstreamInvalidError(f"ranker at {self.name}: scores hold NaN or infinity")
         return np.asarray(scores)

@@ -24,9 +24,13 @@ LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 OBJECT_STORE_BYTES = 100 * 1024**2
 
 
-def is_direct(config: SidecarConfig) -> bool:
-    """Whether the one replica takes its requests itself."""
-    return config.num_replicas == 1
+def is_direct(config: SidecarConfig, *, ray_address: str | None) -> bool:
+    """Whether the one replica takes its requests itself.
+
+    On somebody's cluster the proxy is used: direct ingress is set in the environment that the cluster's
+    own processes were started with, which we cannot reach.
+    """
+    return ray_address is None and config.num_replicas == 1
 
 
 def free_port(host: str) -> int:
@@ -36,7 +40,7 @@ def free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def ingress_environment(config: SidecarConfig) -> dict[str, str]:
+def ingress_environment(config: SidecarConfig, *, direct: bool) -> dict[str, str]:
     """Environment that Ray reads when it is imported and started.
 
     One replica takes its requests itself (direct ingress, one hop less: FACTS.md has 0.6 ms against 13);
@@ -45,7 +49,7 @@ def ingress_environment(config: SidecarConfig) -> dict[str, str]:
     port = str(config.http.port)
     return {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1" if is_direct(config) else "0",
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1" if direct else "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": port,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(config.http.port + 1),  # exclusive
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
@@ -62,7 +66,8 @@ def ray_serve_running(config: SidecarConfig, *, ray_address: str | None) -> Iter
     Raises:
         ServerError: it did not come up; the reason in one line.
     """
-    for name, value in ingress_environment(config).items():
+    direct = is_direct(config, ray_address=ray_address)
+    for name, value in ingress_environment(config, direct=direct).items():
         os.environ.setdefault(name, value)
     import ray
     from ray import serve as ray_serve
@@ -72,7 +77,10 @@ def ray_serve_running(config: SidecarConfig, *, ray_address: str | None) -> Iter
     # Ray Serve announces the address of its proxy, which is not the sidecar's.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if ray_address:
-        ray.init(address=ray_address, log_to_driver=False)
+        try:
+            ray.init(address=ray_address, log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ServerError(f"cannot join the Ray cluster at {ray_address}: {_first_line(error)}") from error
     else:
         ray.init(
             # "local" and not None: a RAY_ADDRESS of somebody's cluster in the environment is not for us.
@@ -88,7 +96,7 @@ def ray_serve_running(config: SidecarConfig, *, ray_address: str | None) -> Iter
         options = {
             "host": config.http.host,
             # With direct ingress Ray starts its proxy all the same; it must not take the replica's port.
-            "port": free_port(config.http.host) if is_direct(config) else config.http.port,
+            "port": free_port(config.http.host) if direct else config.http.port,
             "keep_alive_timeout_s": config.http.keep_alive_s,
         }
         ray_serve.start(http_options=options, logging_config=LOGGING)

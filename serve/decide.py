@@ -135,6 +135,8 @@ def check_answer(surface: Surface, answer: ValueAnswer) -> str | None:
         return f"weights have shape {list(answer.weights_W.shape)}"
     if answer.values_M.shape != (len(surface.objectives),):
         return f"values have shape {list(answer.values_M.shape)}"
+    if answer.weights_W.dtype.kind not in "fiu" or answer.values_M.dtype.kind not in "fiu":
+        return f"weights and values are not numbers ({answer.weights_W.dtype}, {answer.values_M.dtype})"
     if not (np.isfinite(answer.weights_W).all() and np.isfinite(answer.values_M).all()):
         return "the answer holds NaN or infinity"
     if not 0 <= answer.action < surface.num_actions:

@@ -74,6 +74,9 @@ def parse_rank(body: bytes, limits: Limits, candidates_type: CandidateType) -> R
 
 
 def _shown(value: object) -> str:
+    # Of a container only the kind: repr() of a deeply nested one ends in a RecursionError.
+    if value is not None and not isinstance(value, (str, int, float)):
+        return type(value).__name__
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

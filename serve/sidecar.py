@@ -7,10 +7,13 @@ ends, or until the ranker has answered if that is later, since waiting beside th
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from serve.blend import Blend, top_k
 from serve.clients import (
@@ -48,6 +51,8 @@ from triton_models.errors import (
     UpstreamUnavailableError,
 )
 from triton_models.surface import Surface
+
+logger = logging.getLogger(__name__)
 
 FailureType = Literal[
     "no_ranker", "ranker_unavailable", "ranker_late", "ranker_overloaded", "ranker_invalid_answer"
@@ -189,10 +194,17 @@ class Sidecar:
             invalid = isinstance(error, UpstreamInvalidError)
             kind: FailureType = "ranker_invalid_answer" if invalid else "ranker_unavailable"
             return Failure(type=kind, message=str(error))
+        except Exception as error:  # the last net: an adapter's bug is no ranking either
+            logger.exception("the call to the ranker at %s broke", client.name)
+            self._leave(race)
+            return Failure(type="ranker_invalid_answer", message=f"unreadable answer: {error!r}")
         decision = await self._finish_value(race, started_s)
         added_s = self._clock() - (call.ended_s or started_s) if race.call is not None else 0.0
         self.metrics.observe("added", added_s)
         utility_n = self._blend.utility(scores_nH, decision.weights_W)
+        if not np.isfinite(utility_n).all():
+            message = "the ranker's scores are too large: the utility overflows"
+            return Failure(type="ranker_invalid_answer", message=message)
         best_k = top_k(utility_n, request.k)
         answer = {
             "items": [request.candidates[i] for i in best_k.tolist()],
@@ -263,6 +275,10 @@ class Sidecar:
         except UpstreamUnavailableError as error:
             self.links.report_failure(race.link, error)
             return "unavailable"
+        except Exception as error:  # the last net: no fault of the value network fails a request
+            logger.exception("the call to the value network at %s broke", race.link.client.name)
+            self.links.report_failure(race.link, UpstreamInvalidError(f"unreadable answer: {error!r}"))
+            return "invalid_answer"
 
     def _leave(self, race: ValueRace) -> None:
         if race.call is not None and not race.call.task.done():
