@@ -24,6 +24,7 @@ from benchmarks.feed.world import load_world
 from benchmarks.online import Measured, measure
 from benchmarks.report import print_screen
 from benchmarks.stack import Stack, find_stack, start_stack, stop_stack
+from ray_train.estimators import FloatArray
 from triton_models.errors import BenchmarkError
 from triton_models.files import write_json
 from triton_models.frontier import Frontier, load_frontier
@@ -85,11 +86,14 @@ def _stages(settings: DemoSettings, folders: Folders) -> list[tuple[str, Path, l
         (
             "fit: value network with Ray Train, two workers",
             folders.run / "run.json",
-            ["ray_train", "fit", logs, "--surface", str(surface), "--out", run]
-            + ["--workers", "2", "--epochs", str(settings.epochs), *_resume(folders)],
+            [
+                *("ray_train", "fit", logs, "--surface", str(surface), "--out", run),
+                *("--workers", "2", "--epochs", str(settings.epochs)),
+                *_resume(folders),
+            ],
         ),
         (
-            "sweep: 25 scalarizations, Reward@HIT on the hold-out week",
+            "sweep: 25 scalarizations valued on the hold-out week",
             folders.run / "frontier.html",
             ["ray_train", "sweep", logs, "--run", run, "--by", "cohort"],
         ),
@@ -218,10 +222,13 @@ def measure_candidates(
     columns = (TextColumn("requests"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("requests", total=settings.online_requests)
+        points = [frontier.candidate(label) for label in frontier.candidates]
+        heads = frontier.surface_object.controlled_heads
         return measure(
             world,
             address=stack.details["triton"],
-            scalarizations=[frontier.candidate(label).scalarization for label in frontier.candidates],
+            scalarizations=[point.scalarization for point in points],
+            static_weights=[[point.mean_weights[head] for head in heads] for point in points],
             first_request=settings.requests,
             requests=settings.online_requests,
             progress=lambda done: bar.advance(task, done),
@@ -232,7 +239,11 @@ def run_load(settings: DemoSettings, folders: Folders, stack: Stack, console: Co
     """Locust against the sidecar; its summary."""
     command = ["benchmarks", "locust", "--host", stack.address, "--logs", str(folders.logs)]
     command += ["--users", str(settings.load_users), "--duration", str(settings.load_duration_s)]
-    run_door("locust: ranking under load, control on and off in turn", [*command, "--out", str(folders.load)], console)
+    run_door(
+        "locust: ranking under load, control on and off in turn",
+        [*command, "--out", str(folders.load)],
+        console,
+    )
     summary: dict[str, Any] = json.loads((folders.load / "summary.json").read_text(encoding="utf-8"))
     return summary
 
@@ -244,14 +255,20 @@ def online_as_json(frontier: Frontier, measured: Measured) -> list[dict[str, Any
             "candidate": label,
             "scalarization": list(frontier.candidate(label).scalarization),
             "requests": measured.requests,
-            "lifts": {
-                name: round(float(measured.lift_PR[p, r]), FRACTION_PRECISION)
-                for r, name in enumerate(measured.outcomes)
-            },
-            "intervals": {
-                name: [round(float(bound), FRACTION_PRECISION) for bound in measured.bounds_PR2[p, r]]
-                for r, name in enumerate(measured.outcomes)
-            },
+            "personalized": _lifts(measured.outcomes, measured.lift_PR[p], measured.bounds_PR2[p]),
+            "static_of_same_mean_weights": _lifts(
+                measured.outcomes, measured.static_lift_SR[p], measured.static_bounds_SR2[p]
+            ),
         }
         for p, label in enumerate(frontier.candidates)
     ]
+
+
+def _lifts(outcomes: Sequence[str], lift_R: FloatArray, bounds_R2: FloatArray) -> dict[str, Any]:
+    return {
+        name: {
+            "lift": round(float(lift_R[r]), FRACTION_PRECISION),
+            "interval": [round(float(bound), FRACTION_PRECISION) for bound in bounds_R2[r]],
+        }
+        for r, name in enumerate(outcomes)
+    }

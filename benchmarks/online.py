@@ -4,7 +4,8 @@ Every request is sent to the running Triton once per operating point, with the p
 ``scalarization`` tensor, and the feed says in closed form what the chosen weights are worth. Policies see
 the same requests, so lifts are paired and carry no engagement noise; what is left is which users came.
 
-Shape legend: n requests of a chunk, P operating points, R outcomes (objectives, then metrics), U users.
+Shape legend: n requests of a chunk, P operating points, S static weight vectors, R outcomes (objectives,
+then metrics), U users.
 """
 
 from __future__ import annotations
@@ -34,13 +35,18 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """True lifts of P operating points against production, with intervals over users."""
+    """True lifts of P operating points against production, with intervals over users.
+
+    ``static_*`` are the same figures for weights that are the same for everybody, where asked for.
+    """
 
     requests: int
     outcomes: tuple[str, ...]
     lift_PR: FloatArray
     bounds_PR2: FloatArray
     mean_weights_PW: FloatArray
+    static_lift_SR: FloatArray
+    static_bounds_SR2: FloatArray
 
 
 def choose_actions(
@@ -74,7 +80,7 @@ def choose_actions(
         except InferenceServerException as error:
             raise UpstreamUnavailableError(f"Triton did not choose actions: {error}") from error
         chosen.append(answer.as_numpy("action")[:, 0])
-    actions = np.concatenate(chosen)
+    actions: npt.NDArray[np.int64] = np.concatenate(chosen)
     if (actions < 0).any() or (actions >= surface.num_actions).any():
         raise UpstreamInvalidError(f"Triton picked actions outside 0..{surface.num_actions - 1}")
     return actions
@@ -88,9 +94,24 @@ def measure(
     first_request: int,
     requests: int,
     progress: Callable[[int], None],
+    static_weights: Sequence[npt.ArrayLike] = (),
     seed: int = 0,
 ) -> Measured:
-    """Measure operating points on ``requests`` requests of the feed from number ``first_request`` on."""
+    """Measure operating points on ``requests`` requests of the feed from number ``first_request`` on.
+
+    Args:
+        world: the feed.
+        address: gRPC address of the Triton that serves the value network.
+        scalarizations: λ of each operating point.
+        first_request: number of the first request; beyond the logged ones lies new traffic.
+        requests: how many.
+        progress: told how many requests are done, chunk by chunk.
+        static_weights: controlled weights to measure as well, the same for everybody.
+        seed: of the bootstrap.
+
+    Raises:
+        UpstreamError: Triton does not answer, or not with actions.
+    """
     surface = world.surface
     outcomes = (*surface.objectives, *surface.metrics)
     policies = len(scalarizations)
@@ -105,17 +126,21 @@ def measure(
                 actions = choose_actions(client, surface, tensors, scalarization)
                 rewards.append(world.expected_rewards(batch, actions=actions))
                 weights_PW[p] += surface.actions[actions].sum(axis=0)
+            rewards += [world.expected_rewards(batch, weights=np.asarray(w)) for w in static_weights]
             _add_users(sums, batch, np.stack(rewards, axis=1))
             progress(len(batch))
     sum_UPR2 = np.stack(list(sums.values()))
     bootstrap = ClusterBootstrap(resamples=RESAMPLES, seed=seed)
     bootstrap.add(sum_UPR2)
+    lift, bounds = relative_lifts(sum_UPR2.sum(axis=0))[1:], bootstrap.bounds()[1:]
     return Measured(
         requests=requests,
         outcomes=outcomes,
-        lift_PR=relative_lifts(sum_UPR2.sum(axis=0))[1:],
-        bounds_PR2=bootstrap.bounds()[1:],
+        lift_PR=lift[:policies],
+        bounds_PR2=bounds[:policies],
         mean_weights_PW=weights_PW / requests,
+        static_lift_SR=lift[policies:],
+        static_bounds_SR2=bounds[policies:],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.rule import Rule
 from rich.table import Table
 
 from benchmarks.online import Measured
+from ray_train.estimators import FloatArray
 from triton_models.frontier import Frontier
 
 QUANTILES = ("p50_ms", "p95_ms", "p99_ms")
@@ -21,40 +22,44 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.2f}"
 
 
-def with_interval(lift: float | None, bounds: tuple[float, float] | None) -> str:
-    """A lift in percent and its interval: ``+1.30 [+0.20, +2.40]``."""
+def with_interval(lift: float | None, bounds: Sequence[float] | FloatArray | None) -> str:
+    """A lift in percent and, on a second line, its interval."""
     if bounds is None:
-        return percent(lift)
-    return f"{percent(lift)} [{percent(bounds[0])}, {percent(bounds[1])}]"
+        return f"{percent(lift)}\n"
+    return f"{percent(lift)}\n[{percent(bounds[0])}, {percent(bounds[1])}]"
 
 
 def operating_points(frontier: Frontier, measured: Measured) -> Table:
-    """Predicted beside measured lifts of every candidate."""
+    """Predicted beside measured lifts of every candidate, and of its mean weights given to everybody."""
     surface = frontier.surface_object
     table = Table(
-        title="Operating points: lift over production in %, with 95 % intervals",
+        title="Operating points: lift over production in %, 95 % intervals",
         caption=f"predicted: {frontier.estimator.name} on {frontier.window.rows:,} hold-out requests; "
-        f"measured: the feed's own expectation on {measured.requests:,} new requests, choices by Triton",
+        f"measured: the feed's own expectation on {measured.requests:,} new requests, choices by Triton; "
+        "static: the same mean weights for everybody, measured",
     )
-    table.add_column("candidate")
-    table.add_column("λ")
-    for name in surface.objectives:
-        table.add_column(f"{name} predicted", justify="right")
-        table.add_column(f"{name} measured", justify="right")
-    table.add_column("mean weights")
+    table.add_column("operating point")
+    for name in ("", "predicted", "measured", "static"):
+        table.add_column(name, justify="right" if name else "left")
     for p, label in enumerate(frontier.candidates):
         point = frontier.candidate(label)
-        cells = []
-        for r, name in enumerate(surface.objectives):
-            low, high = measured.bounds_PR2[p, r]
-            cells.append(with_interval(point.lifts[name], point.intervals[name]))
-            cells.append(with_interval(float(measured.lift_PR[p, r]), (float(low), float(high))))
-        weights = ", ".join(
-            f"{head} {weight:.1f}"
+        weights = (
+            f"{head} {weight:.0f}"
             for head, weight in zip(surface.controlled_heads, measured.mean_weights_PW[p], strict=True)
         )
         scalarization = ", ".join(f"{value:.2f}" for value in point.scalarization)
-        table.add_row(label.replace("_", " "), scalarization, *cells, weights)
+        about = [label.replace("_", " "), f"λ {scalarization}", "mean " + ", ".join(weights)]
+        cells = [
+            (
+                f"{name}\n",
+                with_interval(point.lifts[name], point.intervals[name]),
+                with_interval(float(measured.lift_PR[p, r]), measured.bounds_PR2[p, r]),
+                with_interval(float(measured.static_lift_SR[p, r]), measured.static_bounds_SR2[p, r]),
+            )
+            for r, name in enumerate(surface.objectives)
+        ]
+        columns = ["\n".join(column) for column in zip(*cells, strict=True)]
+        table.add_row("\n".join(about), *columns, end_section=True)
     return table
 
 
@@ -66,7 +71,9 @@ def latency(load: Mapping[str, Any]) -> Table:
     for key, label in (("control_on", "control on"), ("control_off", "control off")):
         row = load[key]
         table.add_row(label, f"{row['requests']:,}", *(f"{row[q]:.1f}" for q in QUANTILES))
-    table.add_row("on minus off, 95 % interval", "", *(_difference(load["on_minus_off_ms"][q]) for q in QUANTILES))
+    table.add_row(
+        "on minus off, 95 % interval", "", *(_difference(load["on_minus_off_ms"][q]) for q in QUANTILES)
+    )
     return table
 
 
@@ -85,6 +92,9 @@ def print_screen(
     console.print(operating_points(frontier, measured))
     console.print(latency(load))
     fallbacks = ", ".join(f"{reason} {count}" for reason, count in load["fallbacks"].items()) or "none"
+    console.print(
+        f"value network chose {load['choices']:,} times, {load['distinct_actions']} different weight vectors"
+    )
     console.print(f"requests {load['requests']:,}, failures {load['failures']}, fallbacks: {fallbacks}")
     console.print("[bold]Look at[/]")
     for what, where in (

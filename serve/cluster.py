@@ -80,7 +80,9 @@ def ray_serve_running(config: SidecarConfig, *, ray_address: str | None) -> Iter
         try:
             ray.init(address=ray_address, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ServerError(f"cannot join the Ray cluster at {ray_address}: {_first_line(error)}") from error
+            raise ServerError(
+                f"cannot join the Ray cluster at {ray_address}: {_first_line(error)}"
+            ) from error
     else:
         ray.init(
             # "local" and not None: a RAY_ADDRESS of somebody's cluster in the environment is not for us.

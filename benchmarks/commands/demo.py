@@ -39,7 +39,9 @@ def _settings(options: argparse.Namespace) -> Any:
 
     for name in ("requests", "epochs", "online_requests", "load_duration"):
         if getattr(options, name) < 1:
-            raise BenchmarkError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+            raise BenchmarkError(
+                f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}"
+            )
     return DemoSettings(
         out=options.out.resolve(),
         requests=options.requests,
@@ -67,7 +69,9 @@ def _up(options: argparse.Namespace) -> None:
     folders, stack = start(_settings(options), console)
     console.print(f"\nthe sidecar answers at [bold]{stack.address}[/]; try")
     console.print(f"  curl {stack.address}/readyz", highlight=False)
-    console.print(f"  {Path(sys.executable).name} -m benchmarks locust --host {stack.address} --logs {folders.logs}")
+    console.print(
+        f"  {Path(sys.executable).name} -m benchmarks locust --host {stack.address} --logs {folders.logs}"
+    )
     console.print(f"log: {folders.root / 'stack.log'}; end it with make down")
 
 

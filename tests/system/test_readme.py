@@ -23,7 +23,7 @@ from benchmarks.stack import _last_line
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- test: ([^>]*?) -->\s*```bash\n(.*?)```", re.DOTALL)
-BLOCKS = {name: text for name, text in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
+BLOCKS = dict(BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
 
 SMALLER = {
     "--requests 300000": "--requests 6000 --candidates 40",
@@ -133,7 +133,7 @@ def test_export_for_gpu_containers(steps: Path) -> None:
 
 @pytest.mark.timeout(500)
 def test_a_training_job_on_a_ray_cluster(steps: Path) -> None:
-    """`ray job submit` against a cluster of our own, with the logs on a folder that stands for shared storage."""
+    """`ray job submit` against a cluster of our own; a folder stands for shared storage."""
     dashboard, gcs = free_port(), free_port()
     shared = steps / "shared"
     shared.mkdir()

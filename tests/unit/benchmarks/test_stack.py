@@ -16,7 +16,7 @@ from triton_models.errors import BenchmarkError
 from triton_models.files import write_json
 
 
-@pytest.fixture()
+@pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     yield process
