@@ -24,6 +24,7 @@ from ray_train.fit_plan import Plan, make_plan
 from ray_train.learning_curve import learning_html
 from ray_train.progress import following
 from ray_train.settings import FitSettings
+from ray_train.stopping import stoppable
 from triton_models.errors import RunError
 from triton_models.files import write_atomically, write_json
 from triton_models.network import NetworkConfig
@@ -99,7 +100,7 @@ def fit(
     now = now or datetime.now(UTC)
     network = network or NetworkConfig()
     started = time.monotonic()
-    with ray_cluster(settings, address) as mapper:
+    with ray_cluster(settings, address) as mapper, stoppable():
         plan = make_plan(surface, logs, settings, now=now, mapper=following("checking", "rows", mapper))
         _say_plan(say, plan)
         request = _request(earlier, surface, logs, settings, network, plan)

@@ -1,4 +1,4 @@
-"""What to read: the log examined once, then readers that give only its good rows of a window.
+"""The whole log examined, before anything is read from it for good.
 
 ``examine`` runs :func:`ray_train.checks.check_unit` over all units, in threads here or on a Ray cluster by
 another ``mapper``; nothing of a log is learned from before every row of the window was looked at.
@@ -10,17 +10,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from ray_train import columns
 from ray_train.checks import EXAMPLES, Example, LogReport, UnitReport, check_unit, summarize
-from ray_train.logs import LogFiles, discover_files
-from ray_train.reading import CleanReader, Unit, Window, list_units, read_slices
+from ray_train.logs import LogFiles
+from ray_train.reading import Unit, read_slices
 from ray_train.rows import Reason
 from triton_models.surface import Surface
 
@@ -86,43 +84,3 @@ def _duplicate_examples(files: LogFiles, report: LogReport, most: int) -> list[E
             if len(examples) >= most:
                 return examples[:most]
     return examples
-
-
-@dataclass(frozen=True, kw_only=True)
-class CleanLog:
-    """The good rows of a window, ready to be read."""
-
-    reader: CleanReader
-    units: tuple[Unit, ...]
-    report: LogReport
-    """About the units of the window: also rows of theirs that lie outside it."""
-
-    def tables(self) -> Iterator[pa.Table]:
-        """All good rows, one bounded slice after the other."""
-        for unit in self.units:
-            yield from self.reader.tables(unit)
-
-
-def open_clean(
-    surface: Surface,
-    source: str | Path,
-    *,
-    window: Window,
-    now: datetime,
-    max_bad_share: float = 0.01,
-    mapper: Mapper = in_threads,
-) -> CleanLog:
-    """Find, check and open the rows of one time window, for evaluation.
-
-    Raises:
-        LogError: the log cannot be read, does not fit the surface, or has too many bad rows.
-    """
-    files = discover_files(source)
-    units = tuple(unit for unit in list_units(surface, files) if unit.may_overlap(window))
-    no_duplicates: dict[tuple[str, int], np.ndarray[tuple[int, ...], np.dtype[np.int64]]] = {}
-    reader = CleanReader(surface=surface, files=files, window=window, now=now, duplicates=no_duplicates)
-    if not units:
-        return CleanLog(reader=reader, units=(), report=summarize(surface, []))
-    report = examine(surface, files, units, now=now, mapper=mapper)
-    report.refuse_if_bad(files.source, max_bad_share)
-    return CleanLog(reader=replace(reader, duplicates=report.duplicates), units=units, report=report)

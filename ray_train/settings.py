@@ -29,7 +29,7 @@ class FitSettings(BaseModel):
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
     batch_size: Annotated[int, Field(ge=2)] = 2048
     """Rows per step over all workers."""
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 8e-3
     """Peak of the schedule: linear warm-up, then half a cosine down to zero."""
     warmup_share: Share = 0.1
     """Share of all steps in the warm-up."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -23,12 +25,15 @@ logger = logging.getLogger(__name__)
 FILE = "progress.json"
 POLL_S = 0.3
 
+LINE_INTERVAL_S = 10.0
+"""Between two lines about a long epoch."""
+
 Record = Mapping[str, float]
 
 
-def tell(storage: str, history: Sequence[Record]) -> None:
-    """Write the epochs so far."""
-    text = json.dumps(list(history))
+def tell(storage: str, history: Sequence[Record], *, step: int = 0, steps: int = 0) -> None:
+    """Write the epochs so far, and how far the present one is."""
+    text = json.dumps({"epochs": list(history), "step": step, "steps": steps})
     try:
         if "://" not in storage:
             write_atomically(Path(storage) / FILE, text)
@@ -40,8 +45,8 @@ def tell(storage: str, history: Sequence[Record]) -> None:
         logger.warning("progress cannot be written to %s: %s", storage, error)
 
 
-def told(storage: str) -> list[Record]:
-    """The epochs so far; empty if there is nothing to read yet."""
+def _read(storage: str) -> dict[str, Any]:
+    """What was told last; nothing yet is an empty history."""
     try:
         if "://" not in storage:
             text = (Path(storage) / FILE).read_text(encoding="utf-8")
@@ -49,9 +54,14 @@ def told(storage: str) -> list[Record]:
             filesystem, path = pafs.FileSystem.from_uri(f"{storage.rstrip('/')}/{FILE}")
             with filesystem.open_input_stream(path) as stream:
                 text = stream.read().decode()
-        return list(json.loads(text))
+        return dict(json.loads(text))
     except (OSError, ValueError, pa.ArrowException):
-        return []
+        return {"epochs": [], "step": 0, "steps": 0}
+
+
+def told(storage: str) -> list[Record]:
+    """The epochs so far; empty if there is nothing to read yet."""
+    return list(_read(storage)["epochs"])
 
 
 @contextmanager
@@ -62,12 +72,19 @@ def following_epochs(storage: str, epochs: int, say: Callable[[str], None]) -> I
     if shown:
         say(f"resuming   after epoch {shown} of {epochs}")
 
+    spoken = time.monotonic()
+
     def follow() -> None:
-        nonlocal shown
-        history = told(storage)
+        nonlocal shown, spoken
+        now = _read(storage)
+        history = now["epochs"]
         # After a lost worker the history is shorter for a while: epochs since the checkpoint come again.
         for i in range(shown, len(history)):
             say(epoch_line(history, i, epochs))
+            spoken = time.monotonic()
+        if now["step"] and time.monotonic() - spoken > LINE_INTERVAL_S:
+            say(f"epoch {len(history) + 1:>3}/{epochs}  step {now['step']:,} of {now['steps']:,}")
+            spoken = time.monotonic()
         shown = max(shown, len(history))
 
     def poll() -> None:

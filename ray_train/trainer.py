@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -21,6 +18,7 @@ from ray_train.epochs import Progress
 from ray_train.fit_plan import Plan
 from ray_train.settings import FitSettings
 from ray_train.shards import dataset, row_bytes, sample
+from ray_train.stopping import beside_main_thread
 from ray_train.telling import following_epochs
 from ray_train.training import WorkerConfig, train_worker
 from triton_models.errors import LogError, RunError
@@ -47,7 +45,6 @@ def train(
     Raises:
         LogError: a file turned out damaged, or there are too few rows for the workers.
         RunError: training failed or diverged.
-        KeyboardInterrupt: the person stopped it.
     """
     rows = min(plan.rows_train, settings.max_rows or plan.rows_train)
     shard_mb = rows * row_bytes(surface) / settings.workers / 2**20
@@ -72,16 +69,15 @@ def train(
         reshuffle=not cached,
     )
     trainer = _trainer(config, data)
+    say("           starting them takes half a minute or more; then one line an epoch")
     try:
-        with following_epochs(storage, settings.epochs, say), _signals_restored():
-            result: Any = trainer.fit()
+        with following_epochs(storage, settings.epochs, say):
+            result: Any = beside_main_thread(trainer.fit)
     except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
         cause = root_cause(error)
         if cause is not error:
             raise cause from error
         raise RunError(f"training failed: {' '.join(str(error).split())[-300:]}") from error
-    if result.return_value is None:  # Ray Train swallows Ctrl-C and returns
-        raise KeyboardInterrupt
     progress = Progress(**torch.load(io.BytesIO(result.return_value), map_location="cpu", weights_only=True))
     progress.require_converged()
     return progress
@@ -117,14 +113,3 @@ def _trainer(config: WorkerConfig, data: ray.data.Dataset) -> TorchTrainer:
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-
-
-@contextmanager
-def _signals_restored() -> Iterator[None]:
-    """Ray Train leaves its own Ctrl-C handler behind."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)

@@ -45,6 +45,9 @@ STATE_FILE = "state.pt"
 
 EVALUATION_BATCH = 8192
 
+TELL_INTERVAL_S = 5.0
+"""Between two words of rank 0 about a long epoch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
@@ -181,9 +184,18 @@ class _Worker:
         """One pass over the rows, then the losses on the samples."""
         self.module.train()
         started, losses, rows = time.perf_counter(), [], 0
+        told = started
         for batch in self._batches():
             losses.append(self._step(batch))
             rows += len(batch["action"])
+            if self.rank == 0 and time.perf_counter() - told > TELL_INTERVAL_S:
+                told = time.perf_counter()
+                tell(
+                    self.config.storage,
+                    self.progress.history,
+                    step=len(losses),
+                    steps=self.steps_per_epoch,
+                )
         seconds = time.perf_counter() - started
         self._average_statistics()
         self.module.eval()

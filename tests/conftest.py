@@ -1,6 +1,9 @@
-"""Fixtures of every tier. Unit tests may use these; they start neither Ray nor Triton."""
+"""Fixtures of every tier."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,3 +20,20 @@ settings.load_profile("puts")
 def surface() -> Surface:
     """A small surface with every kind of field."""
     return small_surface()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray cluster of our own with four logical CPUs, ended with the session."""
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    import ray
+
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=400 * 1024**2,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    yield
+    ray.shutdown()

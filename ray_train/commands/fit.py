@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-from types import FrameType
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,19 +13,17 @@ from ray_train.commands.validate import add_check_options, check_options
 from ray_train.settings import FitSettings
 from triton_models.errors import ConfigurationError
 
-TERMINATED = 128 + signal.SIGTERM
-
-NETWORK_OPTIONS = (
-    "context_width",
-    "history_width",
-    "history_layers",
-    "history_heads",
-    "user_width",
-    "state_width",
-    "action_width",
-    "backbone_width",
-    "backbone_blocks",
-)
+NETWORK_OPTIONS = {
+    "context_width": "embedding width of each context field",
+    "history_width": "width of the history Transformer",
+    "history_layers": "its layers; 0 pools the actions as they are",
+    "history_heads": "its attention heads",
+    "user_width": "width of the user part",
+    "state_width": "width of the state vector",
+    "action_width": "width of the action part",
+    "backbone_width": "width of the backbone",
+    "backbone_blocks": "blocks of the backbone",
+}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -114,10 +110,8 @@ def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network (defaults: triton_models.network.NetworkConfig)")
     group.add_argument("--network", metavar="FILE", help="sizes of the network (YAML)")
-    for name in NETWORK_OPTIONS:
-        group.add_argument(
-            f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
+    for name, text in NETWORK_OPTIONS.items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, help=text)
 
 
 def fit_settings(options: argparse.Namespace) -> FitSettings:
@@ -161,7 +155,6 @@ def run(options: argparse.Namespace) -> None:
 
     surface = load_surface(options.surface)
     network = _network(options)
-    signal.signal(signal.SIGTERM, _terminate)
 
     from ray_train.fit import fit
 
@@ -182,7 +175,3 @@ def run(options: argparse.Namespace) -> None:
         say=say,
     )
     say(f"run        {folder} (learning curve: {folder / 'learning.html'})")
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(TERMINATED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -131,9 +132,10 @@ def test_the_run_says_what_it_is(fitted: Fitted) -> None:
         "run.json",
         "surface.yaml",
     }
-    assert sum(line.startswith("epoch") for line in fitted.lines) == SETTINGS.epochs
+    assert sum("loss:" in line for line in fitted.lines) == SETTINGS.epochs
 
 
+@pytest.mark.timeout(600)
 def test_neither_a_killed_worker_nor_a_killed_driver_costs_anything(fitted: Fitted, tmp_path: Path) -> None:
     import ray
 
@@ -183,6 +185,28 @@ def cli_options(folder: Path) -> list[str]:
         *("--surface", str(surface), "--network", str(network), "--now", NOW.isoformat()),
         *("--workers", "2", "--epochs", "8", "--seed", "3", "--batch-size", "128", "--learning-rate", "5e-3"),
     ]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_fit_says_so_and_leaves_no_run(
+    logs: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    import ray
+
+    command = [sys.executable, "-m", "ray_train", "fit", str(logs), "--out", str(tmp_path / "run")]
+    command += [*cli_options(tmp_path), "--ray-address", ray.get_runtime_context().gcs_address]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert driver.stdout is not None
+        assert any(line.startswith("workers") for line in driver.stdout)  # Ray is up, training starts
+        driver.send_signal(number)
+        _, errors = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert driver.returncode == code, errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_a_cluster_that_is_too_small_is_one_line(logs: Path, tmp_path: Path) -> None:

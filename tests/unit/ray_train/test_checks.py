@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from ray_train.checks import LogReport, Totals
 from ray_train.duplicates import hash_strings, later_occurrences
 from ray_train.logs import LogFiles, discover_files
-from ray_train.planning import examine, open_clean
+from ray_train.planning import examine
 from ray_train.quarantine import write_quarantine
-from ray_train.reading import list_units
+from ray_train.reading import CleanReader, Unit, Window, list_units
 from ray_train.rows import Reason
 from ray_train.sample_ratio import sample_ratio
 from ray_train.summary import ratio_line
@@ -34,6 +34,14 @@ WINDOW = (START, NOW)
 def examined(folder: Path, **options: Any) -> tuple[LogFiles, LogReport]:
     files = discover_files(folder)
     return files, examine(SURFACE, files, list_units(SURFACE, files), now=NOW, **options)
+
+
+def clean(folder: Path, window: Window = WINDOW) -> tuple[tuple[Unit, ...], list[pa.Table]]:
+    """The units that a reader of the window opens, and its rows."""
+    files, report = examined(folder)
+    reader = CleanReader(surface=SURFACE, files=files, window=window, now=NOW, duplicates=report.duplicates)
+    units = reader.units(list_units(SURFACE, files))
+    return units, [table for unit in units for table in reader.tables(unit)]
 
 
 def spoiled() -> pa.Table:
@@ -59,21 +67,19 @@ def test_bad_rows_are_counted_by_reason_across_files(tmp_path: Path) -> None:
 
 def test_clean_rows_are_each_good_row_once(tmp_path: Path) -> None:
     folder = write_log(spoiled(), tmp_path, files=3, row_group_rows=300)
-    log = open_clean(SURFACE, folder, window=WINDOW, now=NOW)
-    ids = [name for table in log.tables() for name in table["request_id"].to_pylist()]
+    ids = [name for table in clean(folder)[1] for name in table["request_id"].to_pylist()]
     bad = {10, 1200, 1700, 2500, 2900}
     assert ids == [f"r0-{i}" for i in range(3000) if i not in bad]
 
 
 def test_only_the_window_is_read(tmp_path: Path) -> None:
     folder = write_log(make_log(SURFACE, 3000), tmp_path, row_group_rows=100)
-    log = open_clean(SURFACE, folder, window=(START + 5 * DAY, START + 6 * DAY), now=NOW)
-    assert 1 < len(log.units) < 6  # of 30: the others' statistics lie outside
-    stamps = [stamp for table in log.tables() for stamp in table["timestamp"].to_pylist()]
+    units, tables = clean(folder, (START + 5 * DAY, START + 6 * DAY))
+    assert 1 < len(units) < 6  # of 30: the others' statistics lie outside
+    stamps = [stamp for table in tables for stamp in table["timestamp"].to_pylist()]
     expected = [s for s in make_log(SURFACE, 3000)["timestamp"].to_pylist() if 5 <= (s - START) / DAY < 6]
     assert stamps == expected
-    nothing = open_clean(SURFACE, folder, window=(START - 2 * DAY, START - DAY), now=NOW)
-    assert list(nothing.tables()) == []
+    assert clean(folder, (START - 2 * DAY, START - DAY)) == ((), [])
 
 
 def test_time_segments_count_good_rows_without_duplicates(tmp_path: Path) -> None:
@@ -99,8 +105,6 @@ def test_too_many_bad_rows_stop_with_counts_and_examples(tmp_path: Path) -> None
     )
     assert "r0-10 in" in message
     assert "\n" not in message
-    with pytest.raises(LogError, match=r"at most 0\.1 % accepted"):
-        open_clean(SURFACE, folder, window=WINDOW, now=NOW, max_bad_share=0.001)
 
 
 def test_a_log_that_was_copied_into_itself_is_half_duplicates(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ray_train.settings import FitSettings
 from ray_train.telling import epoch_line, following_epochs, tell, told
 from tests.support.surfaces import small_surface
 from triton_models.errors import ConfigurationError, RunError
+from triton_models.network import NetworkConfig
 
 HISTORY = [
     {
@@ -102,6 +103,14 @@ def test_epochs_are_told_and_followed(tmp_path: Path) -> None:
     assert "9 rows/s" in lines[3]
 
 
+def test_a_long_epoch_is_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_train.telling.LINE_INTERVAL_S", 0.0)
+    lines: list[str] = []
+    with following_epochs(str(tmp_path), 3, lines.append):
+        tell(str(tmp_path), HISTORY[:1], step=40, steps=90)
+    assert lines[-1] == "epoch   2/3  step 40 of 90"
+
+
 @pytest.mark.parametrize(
     "change", [{"epochs": 0}, {"workers": 0}, {"learning_rate": math.nan}, {"loss": "hinge"}, {"unknown": 1}]
 )
@@ -120,6 +129,10 @@ def options(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     fit_command.add_parser(parser.add_subparsers())
     return parser.parse_args(["fit", "LOGS", "--surface", "S", "--out", "RUN", *arguments])
+
+
+def test_every_size_of_the_network_is_an_option() -> None:
+    assert set(fit_command.NETWORK_OPTIONS) == set(NetworkConfig.model_fields)
 
 
 def test_options_become_settings() -> None:
