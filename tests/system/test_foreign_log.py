@@ -23,7 +23,6 @@ STATE = {
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")
 def test_a_log_of_another_program_becomes_an_answer_of_triton(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,8 +24,6 @@ REQUESTS, FILE_ROWS = 5_000, 700
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
-    # Ray Data warns about its own defaults
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
 ]
 
 

@@ -29,8 +29,6 @@ from triton_models.runs import load_run
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
-    # Ray Data 2.60 sets deprecated fields of its own context.
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
 ]
 
 SURFACE = small_surface()

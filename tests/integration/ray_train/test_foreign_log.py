@@ -35,7 +35,6 @@ def test_validate(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")
 def test_fit_streaming_with_two_workers(foreign: Path, tmp_path: Path) -> None:
     # cache_mb=0: read again every epoch, in shards of unequal blocks.
     surface = load_surface(foreign / "surface.yaml")

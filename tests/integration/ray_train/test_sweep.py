@@ -33,7 +33,6 @@ from triton_models.tensors import state_specs
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
 ]
 
 ROWS = 6000
