@@ -99,12 +99,12 @@ def _stages(settings: DemoSettings, folders: Folders) -> list[tuple[str, Path, l
         ),
         (
             "export: value network to a Triton repository, parity checked",
-            folders.repository,
+            folders.repository / "value_network" / "config.pbtxt",
             ["triton_models", "export", run, "--repository", str(folders.repository)],
         ),
         (
             "ranker: the feed's reference ranker to a repository of its own",
-            folders.ranker,
+            folders.ranker / "ranker" / "config.pbtxt",
             ["benchmarks", "ranker", "--logs", logs, "--repository", str(folders.ranker)],
         ),
     ]

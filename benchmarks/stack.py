@@ -50,7 +50,7 @@ def find_stack(folder: Path) -> Stack | None:
         process = psutil.Process(stack.pid)
         alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         return stack if alive and abs(process.create_time() - stack.created) < 1.0 else None
-    except (FileNotFoundError, ValueError, TypeError, psutil.NoSuchProcess):
+    except (FileNotFoundError, ValueError, TypeError, psutil.NoSuchProcess, psutil.AccessDenied):
         return None
 
 
@@ -75,21 +75,30 @@ def start_stack(folder: Path, arguments: Sequence[str]) -> Stack:
             start_new_session=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
-    created = psutil.Process(process.pid).create_time()
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not ready.exists():
-        if process.poll() is not None:
-            raise BenchmarkError(
-                f"the stack ended with code {process.returncode}: {_last_line(log)}; see {log}"
-            )
-        if time.monotonic() > deadline:
-            process.terminate()
-            raise BenchmarkError(f"the stack was not ready after {START_TIMEOUT_S:.0f} s; see {log}")
-        time.sleep(0.2)
+    try:
+        created = psutil.Process(process.pid).create_time()
+        _wait_until_ready(process, ready, log)
+    except BaseException:
+        # Ctrl-C too: it runs in a session of its own, and nobody could find it again.
+        process.terminate()
+        process.wait(timeout=STOP_TIMEOUT_S)
+        raise
     details = json.loads(ready.read_text(encoding="utf-8"))
     stack = Stack(pid=process.pid, created=created, address=details["address"], details=details)
     write_json(_state_file(folder), asdict(stack))
     return stack
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], ready: Path, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not ready.exists():
+        if process.poll() is not None:
+            raise BenchmarkError(
+                f"the stack ended with code {process.returncode}: {last_line(log)}; see {log}"
+            )
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"the stack was not ready after {START_TIMEOUT_S:.0f} s; see {log}")
+        time.sleep(0.2)
 
 
 def stop_stack(folder: Path) -> bool:
@@ -113,6 +122,7 @@ def stop_stack(folder: Path) -> bool:
     return True
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
+    """The last line of a log that says anything, for an error message."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "no output"

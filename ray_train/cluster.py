@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
@@ -17,6 +17,7 @@ from ray_train.planning import Check, Mapper, in_threads
 from ray_train.reading import Unit
 from ray_train.settings import FitSettings
 from triton_models.errors import ConfigurationError, PutsError
+from triton_models.local_ray import start_local_ray
 
 DATA_CPUS = 1
 """Logical CPUs that Ray Data needs beside the training workers; with none left it would wait forever."""
@@ -31,25 +32,42 @@ def ray_cluster(settings: FitSettings, address: str | None = None) -> Iterator[M
 
     Raises:
         ConfigurationError: the cluster cannot be reached or is too small.
+        ServerError: the local cluster did not start.
+    """
+    with joined_ray(address, cpus=settings.workers * settings.cpus_per_worker + DATA_CPUS) as elsewhere:
+        require_resources(settings)
+        yield on_ray if elsewhere else in_threads
+
+
+@contextmanager
+def joined_ray(address: str | None = None, *, cpus: int | None = None) -> Iterator[bool]:
+    """Be in a cluster for the length of the block; one that was joined before stays joined after it.
+
+    Args:
+        address: the cluster; default ``RAY_ADDRESS``, else a local one is started.
+        cpus: logical CPUs of a local one; default those of the machine.
+
+    Yields:
+        Whether it was joined by its address, so that it may be more than this machine.
+
+    Raises:
+        ConfigurationError: the cluster cannot be reached.
+        ServerError: the local cluster did not start.
     """
     if ray.is_initialized():
-        require_resources(settings)
-        yield in_threads
+        yield False
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        start_local_ray(num_cpus=cpus)
+    else:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigurationError(f"Ray cluster {address} cannot be used: {reason}") from error
     try:
-        if address is None:
-            cpus = settings.workers * settings.cpus_per_worker + DATA_CPUS
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigurationError(f"Ray cluster {address or 'local'} cannot be used: {reason}") from error
-    try:
-        require_resources(settings)
-        yield in_threads if address is None else on_ray
+        yield address is not None
     finally:
         ray.shutdown()
 

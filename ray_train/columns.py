@@ -17,6 +17,11 @@ import pyarrow.compute as pc
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
+EARLIEST = np.datetime64("0001-01-01T00:00:00", "us")
+"""The first instant of ``datetime``; timestamps before it come from a wrong unit."""
+OUTSIDE = (np.datetime64("0000-01-01", "us"), np.datetime64("10001-01-01", "us"))
+"""Instants that are surely before and after every ``datetime``."""
+
 
 def column(table: pa.Table, name: str) -> pa.Array:
     """One column as one contiguous array; extension types are replaced by their storage."""
@@ -73,6 +78,13 @@ def codes(array: pa.Array, words: tuple[str, ...]) -> IntArray:
 
 
 def instants(array: pa.Array) -> npt.NDArray[np.datetime64]:
-    """Timestamps in UTC as ``datetime64[us]``; those without a time zone are taken as UTC."""
+    """Timestamps in UTC as ``datetime64[us]``; those without a time zone are taken as UTC.
+
+    They may lie outside the years 1 to 9999, which is all that ``datetime`` knows: see :data:`EARLIEST`.
+    """
+    if array.type.unit in ("s", "ms"):  # these reach further than microseconds, where they would wrap around
+        values = np.asarray(array.to_numpy(zero_copy_only=False))
+        low, high = (edge.astype(values.dtype) for edge in OUTSIDE)
+        return np.asarray(np.clip(values, low, high)).astype("datetime64[us]")
     cast = array.cast(pa.timestamp("us", tz=array.type.tz or "UTC"), safe=False)
     return np.asarray(cast.to_numpy(zero_copy_only=False)).astype("datetime64[us]")

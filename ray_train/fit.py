@@ -8,11 +8,14 @@ write the run. ``run.json`` comes last, so an interrupted fit never looks finish
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,8 +26,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ray_train.fit_plan import Plan, make_plan
 from ray_train.learning_curve import learning_html
 from ray_train.progress import following
+from ray_train.quarantine import write_quarantine
+from ray_train.sample_ratio import sample_ratio
 from ray_train.settings import FitSettings
 from ray_train.stopping import stoppable
+from ray_train.summary import ratio_line
 from triton_models.errors import RunError
 from triton_models.files import write_atomically, write_json
 from triton_models.network import NetworkConfig
@@ -38,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST = "fit.json"
 CHECKPOINTS = "checkpoints"
+QUARANTINE = "quarantine"
 Say = Callable[[str], None]
 
 
@@ -100,12 +107,12 @@ def fit(
     now = now or datetime.now(UTC)
     network = network or NetworkConfig()
     started = time.monotonic()
-    with ray_cluster(settings, address) as mapper, stoppable():
+    with _folder_of_run(folder), ray_cluster(settings, address) as mapper, stoppable():
         plan = make_plan(surface, logs, settings, now=now, mapper=following("checking", "rows", mapper))
-        _say_plan(say, plan)
+        _say_plan(say, surface, plan)
         request = _request(earlier, surface, logs, settings, network, plan)
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / REQUEST, request.model_dump(mode="json"))
+        _set_aside(say, surface, plan, folder / QUARANTINE)
         # Not shared between runs: a run would take another one's checkpoint for its own.
         storage = f"{checkpoints.rstrip('/')}/{request.run_id}" if checkpoints else str(folder / CHECKPOINTS)
         progress = train(surface, plan, network, settings, storage, say)
@@ -117,14 +124,19 @@ def fit(
 
 def _check_folder(folder: Path, resume: bool) -> FitRequest | None:
     """The interrupted fit in ``folder``, if it is to be resumed."""
-    if (folder / MANIFEST).exists():
-        raise RunError(f"{folder}: holds a finished run; name another --out")
     request = folder / REQUEST
-    if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            hint = "an interrupted fit; go on with --resume or" if request.exists() else "other files;"
-            raise RunError(f"{folder}: holds {hint} name another --out")
-        return None
+    try:
+        if (folder / MANIFEST).exists():
+            raise RunError(f"{folder}: holds a finished run; name another --out")
+        if not resume:
+            if folder.exists() and not folder.is_dir():
+                raise RunError(f"{folder}: is a file; name another --out")
+            if folder.exists() and any(folder.iterdir()):
+                hint = "an interrupted fit; go on with --resume or" if request.exists() else "other files;"
+                raise RunError(f"{folder}: holds {hint} name another --out")
+            return None
+    except OSError as error:
+        raise _not_writable(folder, error) from error
     try:
         return FitRequest.model_validate_json(request.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -133,7 +145,50 @@ def _check_folder(folder: Path, resume: bool) -> FitRequest | None:
         raise RunError(f"{request}: is damaged; name another --out") from error
 
 
-def _say_plan(say: Say, plan: Plan) -> None:
+def _not_writable(folder: Path, error: OSError) -> RunError:
+    return RunError(f"{folder}: cannot be written ({error.strerror or error}); name another --out")
+
+
+@contextmanager
+def _folder_of_run(folder: Path) -> Iterator[None]:
+    """Make the folder before anything else is begun; on an error, those that were made and stayed empty go.
+
+    Raises:
+        RunError: it cannot be made or written.
+    """
+    made: list[Path] = []
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        _remove_empty(made)
+        raise _not_writable(folder, error) from error
+    try:
+        yield
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, innermost first, up to the first that is not empty."""
+    with suppress(OSError):
+        for folder in folders:
+            if folder.exists():
+                folder.rmdir()
+
+
+def _set_aside(say: Say, surface: Surface, plan: Plan, folder: Path) -> None:
+    """Write the bad rows where a person can look at them; a resumed fit has done so already."""
+    if not plan.report.bad:
+        return
+    if not folder.exists():
+        write_quarantine(surface, plan.files, plan.report, folder, plan.now)
+    say(f"           set aside with their reasons in {folder}")
+
+
+def _say_plan(say: Say, surface: Surface, plan: Plan) -> None:
     split = plan.split
     if split.by_share:
         say("the log is shorter than the days asked for: split by share instead")
@@ -143,6 +198,9 @@ def _say_plan(say: Say, plan: Plan) -> None:
     if plan.report.bad:
         counts = ", ".join(f"{name} {count:,}" for name, count in plan.report.by_reason().items())
         say(f"left out   {plan.report.bad:,} bad rows: {counts}")
+    ratio = sample_ratio(plan.report.totals)
+    if ratio.suspicious:
+        say(ratio_line(surface, ratio))
 
 
 def _request(
@@ -200,8 +258,8 @@ def _write_run(
     learning = {
         "run_id": request.run_id,
         "best_epoch": progress.best_epoch,
-        "constant_loss": progress.constant_loss,
-        "epochs": progress.history,
+        "constant_loss": _or_null(progress.constant_loss),
+        "epochs": [{name: _or_null(value) for name, value in record.items()} for record in progress.history],
     }
     write_atomically(folder / WEIGHTS, serialize(progress.best))
     write_atomically(folder / SURFACE, surface.to_yaml())
@@ -213,6 +271,13 @@ def _write_run(
         constant_loss=progress.constant_loss,
     )
     write_atomically(folder / "learning.html", page)
+    metrics = {
+        "train_loss": best["train_loss"],
+        "selection_loss": best["selection_loss"],
+        "holdout_sample_loss": best["holdout_loss"],
+        "constant_loss": progress.constant_loss,
+        "rows_per_s": sum(record["rows"] for record in progress.history) / max(trained_s, 1e-9),
+    }
     manifest = RunManifest(
         run_id=request.run_id,
         created_at=datetime.now(UTC).isoformat(),
@@ -233,16 +298,15 @@ def _write_run(
             train_window=plan.split.train_window,
             holdout_window=plan.split.holdout_window,
         ),
-        metrics={
-            "train_loss": best["train_loss"],
-            "selection_loss": best["selection_loss"],
-            "holdout_sample_loss": best["holdout_loss"],
-            "constant_loss": progress.constant_loss,
-            "rows_per_s": sum(record["rows"] for record in progress.history) / max(trained_s, 1e-9),
-        },
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         code_version=_code_version(),
     )
     write_manifest(folder, manifest)
+
+
+def _or_null(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _code_version() -> str:

@@ -250,5 +250,5 @@ def parse_instant(text: str) -> datetime:
 
 
 def as_datetime(value: Any) -> datetime:
-    """``datetime64`` in UTC → aware datetime."""
+    """``datetime64`` in UTC, of the years 1 to 9999 → aware datetime."""
     return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(value.astype("int64")))

@@ -76,7 +76,10 @@ def _unit(path: str, index: int, group: Any) -> Unit:
     for j in range(group.num_columns):
         chunk = group.column(j)
         if chunk.path_in_schema == "timestamp" and chunk.is_stats_set and chunk.statistics.has_min_max:
-            first, last = _instant(chunk.statistics.min), _instant(chunk.statistics.max)
+            try:
+                first, last = _instant(chunk.statistics.min), _instant(chunk.statistics.max)
+            except (OverflowError, ValueError):  # outside the years 1 to 9999: no push-down then
+                first = last = None
     return Unit(path=path, row_group=index, rows=group.num_rows, first=first, last=last)
 
 
@@ -129,6 +132,7 @@ def _range(files: LogFiles, unit: Unit, now: datetime) -> Window | None:
     for _, table in read_slices(files, unit, ["timestamp"]):
         instants = columns.instants(columns.column(table, "timestamp"))
         past = instants[instants <= np.datetime64(now.replace(tzinfo=None), "us")]
+        past = past[past >= columns.EARLIEST]
         if len(past):
             found += [as_datetime(past.min()), as_datetime(past.max())]
     return (min(found), max(found)) if found else None

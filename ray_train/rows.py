@@ -42,7 +42,9 @@ class Reason(IntEnum):
     """A reward that is negative or not a whole number."""
     FUTURE_TIMESTAMP = 8
     """Later than now."""
-    DUPLICATE_ID = 9
+    IMPOSSIBLE_TIMESTAMP = 9
+    """Before the year 1: no instant, but a number in another unit or uninitialised memory."""
+    DUPLICATE_ID = 10
     """A request_id that an earlier row has (in the order of files and rows); that one stays."""
 
     @property
@@ -68,6 +70,7 @@ def bad_rows(surface: Surface, table: pa.Table, now: datetime) -> Codes:
     mark(Reason.BAD_COUNT, _bad_count(surface, table))
     instants = columns.instants(columns.column(table, "timestamp"))
     mark(Reason.FUTURE_TIMESTAMP, instants > np.datetime64(now.replace(tzinfo=None), "us"))
+    mark(Reason.IMPOSSIBLE_TIMESTAMP, ~(instants >= columns.EARLIEST))
     return reasons
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from serve.config import SidecarConfig
 from triton_models.errors import ServerError
+from triton_models.local_ray import start_local_ray
 
 logger = logging.getLogger(__name__)
 
@@ -60,33 +61,31 @@ def ingress_environment(config: SidecarConfig, *, direct: bool) -> dict[str, str
 
 
 @contextmanager
-def ray_serve_running(config: SidecarConfig, *, ray_address: str | None) -> Iterator[None]:
-    """The sidecar deployed; on exit everything that was started here is ended, and nothing else.
+def ray_running(config: SidecarConfig, *, ray_address: str | None) -> Iterator[None]:
+    """Ray: a local one for us alone, or somebody's cluster; ours is ended on exit.
+
+    Enter it before anything that has threads: Ray forks its processes, and a fork of a process in which
+    gRPC or a supervisor is at work can leave a child that never starts.
 
     Raises:
-        ServerError: it did not come up; the reason in one line.
+        ServerError: it did not start, or the cluster cannot be joined; one line.
     """
     direct = is_direct(config, ray_address=ray_address)
     for name, value in ingress_environment(config, direct=direct).items():
         os.environ.setdefault(name, value)
     import ray
-    from ray import serve as ray_serve
-
-    from serve.app import build
 
     # Ray Serve announces the address of its proxy, which is not the sidecar's.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if ray_address:
         try:
             ray.init(address=ray_address, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise ServerError(
                 f"cannot join the Ray cluster at {ray_address}: {_first_line(error)}"
             ) from error
     else:
-        ray.init(
-            # "local" and not None: a RAY_ADDRESS of somebody's cluster in the environment is not for us.
-            address="local",
+        start_local_ray(
             num_cpus=config.num_replicas + 1,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
@@ -94,6 +93,24 @@ def ray_serve_running(config: SidecarConfig, *, ray_address: str | None) -> Iter
             configure_logging=False,
             _node_ip_address="127.0.0.1",
         )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def sidecar_deployed(config: SidecarConfig, *, ray_address: str | None) -> Iterator[None]:
+    """The sidecar on Ray Serve, on a Ray that runs; on exit what was deployed here is ended.
+
+    Raises:
+        ServerError: it did not come up; the reason in one line.
+    """
+    from ray import serve as ray_serve
+
+    from serve.app import build
+
+    direct = is_direct(config, ray_address=ray_address)
     try:
         options = {
             "host": config.http.host,
@@ -104,7 +121,7 @@ def ray_serve_running(config: SidecarConfig, *, ray_address: str | None) -> Iter
         ray_serve.start(http_options=options, logging_config=LOGGING)
         try:
             ray_serve.run(build(config.to_dict()), name=APPLICATION, logging_config=LOGGING)
-        except RuntimeError as error:
+        except (RuntimeError, TimeoutError) as error:
             raise ServerError(f"Ray Serve did not start the sidecar: {_first_line(error)}") from error
         wait_until_alive(config)
         yield
@@ -113,7 +130,6 @@ def ray_serve_running(config: SidecarConfig, *, ray_address: str | None) -> Iter
             ray_serve.delete(APPLICATION)
         else:
             ray_serve.shutdown()  # type: ignore[no-untyped-call]
-        ray.shutdown()
 
 
 def base_url(config: SidecarConfig) -> str:

@@ -114,6 +114,8 @@ class SidecarConfig(_Frozen):
     """None: only ``/v1/weights`` is served."""
     scalarization: tuple[float, ...] | None = None
     """λ in the surface's order of objectives. None: equal parts."""
+    expected_run_id: str | None = None
+    """Run that the scalarization was chosen for. Another run's model is used all the same, with a warning."""
     control: bool = True
     """Off: production weights for everybody, the value network is not asked."""
     http: HttpConfig = HttpConfig()

@@ -19,12 +19,18 @@ T = TypeVar("T")
 Clock = Callable[[], float]
 """Seconds, monotonic."""
 
+OnLateFailure = Callable[[BaseException], None]
+"""Told the error of a call that nobody waits for any more."""
+
 
 class Call(Generic[T]):
     """One call under way."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], clock: Clock) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, T], clock: Clock, on_late_failure: OnLateFailure | None = None
+    ) -> None:
         self._clock = clock
+        self.on_late_failure = on_late_failure
         self.started_s = clock()
         self.ended_s: float | None = None
         self.abandoned = False
@@ -65,9 +71,11 @@ class Lane:
         """Calls that have not ended."""
         return len(self._calls)
 
-    def start(self, coroutine: Coroutine[Any, Any, T]) -> Call[T]:
+    def start(
+        self, coroutine: Coroutine[Any, Any, T], on_late_failure: OnLateFailure | None = None
+    ) -> Call[T]:
         """Start a call now; it runs to its end whatever happens to who waits for it."""
-        call = Call(coroutine, self._clock)
+        call = Call(coroutine, self._clock, on_late_failure)
         self._calls.add(call)
         self._gauge.inc()
         call.task.add_done_callback(lambda _: self._ended(call))
@@ -82,6 +90,8 @@ class Lane:
         error = None if call.task.cancelled() else call.task.exception()
         if call.abandoned:
             self._late["answered" if error is None else "failed"].inc()
+            if error is not None and call.on_late_failure is not None:
+                call.on_late_failure(error)
             if error is not None and not isinstance(error, UpstreamError):
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "a late call failed unexpectedly", "exception": error, "task": call.task}

@@ -3,6 +3,9 @@
 A server is asked for choices only after its model's own parameters were read and fit. They are read when
 the sidecar starts, after a failed call, and from time to time, since another version can be loaded under
 the same name. The reading happens in the background: no request waits for it.
+
+After a failed call the parameters are not enough, since Triton still reports them when the process behind
+the model is dead: the server must also answer one real question before it is asked on behalf of requests.
 """
 
 from __future__ import annotations
@@ -15,14 +18,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from serve.clients import ValueClient
 from serve.config import ValueNetworkConfig
-from serve.decide import Link
+from serve.decide import Link, ValueAnswer, check_answer
 from serve.metrics import Metrics
-from triton_models.errors import PutsError, SurfaceMismatchError, UpstreamError
+from triton_models.errors import PutsError, SurfaceMismatchError, UpstreamError, UpstreamInvalidError
 from triton_models.surface import Surface
+from triton_models.tensors import state_specs
 
 logger = logging.getLogger(__name__)
+
+DRAIN_S = 2.0
+"""How long the end waits for trial calls, which are not cancelled for the reason in serve.fanout."""
 
 LINK_VALUES: dict[Link, int] = {"verified": 1, "unreachable": 0, "mismatch": -1}
 
@@ -58,6 +67,12 @@ class ServerLink:
     link: Link = "unreachable"
     detail: str = "not asked yet"
     run_id: str | None = None
+    generation: int = 0
+    """Failures reported so far; what was begun in an earlier generation is old news."""
+    suspect: bool = False
+    """A call failed and no trial call has been answered since."""
+    warned_of: tuple[str | None] | None = None
+    """The foreign run that was last warned of."""
 
 
 class ValueLinks:
@@ -69,15 +84,20 @@ class ValueLinks:
         config: ValueNetworkConfig,
         clients: Sequence[ValueClient],
         metrics: Metrics,
+        *,
+        expected_run_id: str | None = None,
     ) -> None:
         self._surface = surface
         self._config = config
         self._metrics = metrics
+        self._expected_run_id = expected_run_id
+        self._trial_state = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in state_specs(surface)}
+        self._trial_scalarization_M = surface.scalarization([1.0] * len(surface.objectives))
         self.links = [ServerLink(client) for client in clients]
         self._wake = {id(link): asyncio.Event() for link in self.links}
         self._turn = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self._checks: set[asyncio.Task[Any]] = set()
+        self._trials: set[asyncio.Task[ValueAnswer]] = set()
 
     def pick(self) -> ServerLink | None:
         """The next server that fits, or None."""
@@ -107,11 +127,20 @@ class ValueLinks:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._trials:
+            _, pending = await asyncio.wait(self._trials, timeout=DRAIN_S)
+            for trial in pending:
+                trial.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
         for link in self.links:
             await link.client.close()
 
-    def report_failure(self, link: ServerLink, error: UpstreamError) -> None:
-        """A call failed: ask no more until the server has said again what it serves."""
+    def report_failure(self, link: ServerLink, error: UpstreamError, *, generation: int) -> None:
+        """A call begun in ``generation`` failed: ask no more until the server has answered a trial call."""
+        if generation != link.generation:
+            return
+        link.generation += 1
+        link.suspect = True
         if link.link == "verified":
             self._set(link, "unreachable", str(error))
         self._wake[id(link)].set()
@@ -130,17 +159,58 @@ class ValueLinks:
             wake.clear()
 
     async def check(self, link: ServerLink) -> None:
-        """Read what a server serves, once."""
+        """Read what a server serves, once; after a failed call, also try whether it answers."""
+        generation = link.generation
+        parameters: Mapping[str, str] = {}
+        kind: Link = "verified"
+        detail = ""
         try:
             parameters = await link.client.parameters()
             require_fitting_model(self._surface, parameters, where=link.client.name)
+            if link.suspect:
+                await self._try(link)
         except SurfaceMismatchError as error:
-            self._set(link, "mismatch", str(error))
+            kind, detail = "mismatch", str(error)
         except UpstreamError as error:
-            self._set(link, "unreachable", str(error))
-        else:
+            kind, detail = "unreachable", str(error)
+        except Exception as error:  # the last net: without its watcher a server would never be asked again
+            logger.exception("the check of the value network at %s broke", link.client.name)
+            kind, detail = "unreachable", f"the check broke: {error!r}"
+        if generation != link.generation:
+            return  # a call has failed since: what was seen before says nothing; the next check is due
+        if kind == "verified":
+            link.suspect = False
             link.run_id = parameters.get("run_id")
-            self._set(link, "verified", "")
+        self._set(link, kind, detail)
+        self._warn_of_foreign_run(link)
+
+    async def _try(self, link: ServerLink) -> None:
+        """One real call, its answer thrown away.
+
+        Raises:
+            UpstreamError: no answer, or rubbish.
+        """
+        call = link.client.choose(self._trial_state, self._trial_scalarization_M, {})
+        trial = asyncio.create_task(call)
+        self._trials.add(trial)
+        trial.add_done_callback(self._trials.discard)
+        wrong = check_answer(self._surface, await asyncio.shield(trial))
+        if wrong is not None:
+            raise UpstreamInvalidError(f"answers rubbish: {wrong}")
+
+    def _foreign_run(self, link: ServerLink) -> bool:
+        expected = self._expected_run_id
+        return expected is not None and link.link == "verified" and link.run_id != expected
+
+    def _warn_of_foreign_run(self, link: ServerLink) -> None:
+        if self._foreign_run(link) and link.warned_of != (link.run_id,):
+            link.warned_of = (link.run_id,)
+            logger.warning(
+                "the value network at %s is of run %s, the operating point was chosen for run %s",
+                link.client.name,
+                link.run_id or "unknown",
+                self._expected_run_id,
+            )
 
     def _set(self, link: ServerLink, kind: Link, detail: str) -> None:
         if (link.link, link.detail) != (kind, detail):
@@ -152,6 +222,13 @@ class ValueLinks:
     def describe(self) -> list[dict[str, Any]]:
         """What is known of each server, for ``/readyz``."""
         return [
-            {"address": link.client.name, "link": link.link, "detail": link.detail, "run_id": link.run_id}
+            {
+                "address": link.client.name,
+                "link": link.link,
+                "detail": link.detail,
+                "run_id": link.run_id,
+                "run_id_expected": self._expected_run_id,
+                "run_id_mismatch": self._foreign_run(link),
+            }
             for link in self.links
         ]

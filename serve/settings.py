@@ -27,8 +27,8 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         PutsError: options, files and repositories that do not fit together; one line.
     """
     data: dict[str, Any] = read_settings(options.config) if options.config else {}
-    network = dict(data.get("value_network") or {})
-    ranker = dict(data["ranker"]) if data.get("ranker") else None
+    network, http = _section(options, data, "value_network"), _section(options, data, "http")
+    ranker = _section(options, data, "ranker") or None
     if options.triton or options.repository:
         network["addresses"] = [options.triton or UNKNOWN_ADDRESS]
     if "addresses" not in network:
@@ -40,17 +40,29 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     frontier = load_frontier(options.frontier) if options.frontier else None
     surface = _surface(options, data, frontier, str(network.get("model", VALUE_NETWORK)))
     data |= {"surface": surface.to_dict(), "value_network": network, "ranker": ranker}
+    if frontier is not None:
+        data["expected_run_id"] = frontier.run.run_id
     scalarization = _scalarization(options, frontier)
     if scalarization is not None:
         data["scalarization"] = scalarization
     if options.no_control:
         data["control"] = False
-    http = {"host": options.host, "port": options.port}
-    data["http"] = {**(data.get("http") or {}), **{k: v for k, v in http.items() if v is not None}}
+    given = {"host": options.host, "port": options.port}
+    data["http"] = http | {name: value for name, value in given.items() if value is not None}
     if options.replicas is not None:
         data["num_replicas"] = options.replicas
     SidecarConfig.from_dict(data, source=str(options.config) if options.config else "options")
     return data
+
+
+def _section(options: argparse.Namespace, data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A section of the file; an absent or empty one is an empty mapping."""
+    section = data.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        raise ConfigurationError(f"{options.config}: {name}: expected a mapping of settings, got {section!r}")
+    return dict(section)
 
 
 def _surface(

@@ -85,6 +85,8 @@ class ValueRace:
     refused: Reason | None
     link: ServerLink | None = None
     call: Call[ValueAnswer] | None = None
+    generation: int = 0
+    """The link's when the call began: an older call's failure says nothing about a server that is back."""
 
 
 def milliseconds(seconds: float | None) -> float | None:
@@ -116,7 +118,9 @@ class Sidecar:
             ranker = config.ranker
             addresses = ranker.addresses if ranker else ()
             ranker_clients = [TritonRankerClient(surface, ranker, a) for a in addresses if ranker]
-        self.links = ValueLinks(surface, network, value_clients, self.metrics)
+        self.links = ValueLinks(
+            surface, network, value_clients, self.metrics, expected_run_id=config.expected_run_id
+        )
         self.rankers = list(ranker_clients)
         self._turn = 0
         self._value_lane = Lane(
@@ -226,7 +230,8 @@ class Sidecar:
         """What the ranker needs of the state, even where the value network's part of it is unusable."""
         if encoded.problem is None or not self._ranker_needs:
             return encoded.tensors
-        if "history_embedding" in self._ranker_needs or self.config.surface.state.history is None:
+        needs_history = any(name.startswith("history_") for name in self._ranker_needs)
+        if needs_history or self.config.surface.state.history is None:
             raise RequestError(encoded.message)
         try:
             return encode_state(_without_history(self.config.surface), request.state or {})
@@ -247,15 +252,28 @@ class Sidecar:
         refused = refusal(situation)
         if refused is not None or link is None:
             return ValueRace(refused=refused or "unavailable")
-        call = lane.start(link.client.choose(encoded.tensors, point.scalarization_M, headers))
-        return ValueRace(refused=None, link=link, call=call)
+        generation = link.generation
+        call = lane.start(
+            link.client.choose(encoded.tensors, point.scalarization_M, headers),
+            # Not a closure over the race, which holds the call: a cycle per request would need collecting.
+            on_late_failure=lambda error: self._report(link, generation, error),
+        )
+        return ValueRace(refused=None, link=link, call=call, generation=generation)
+
+    def _report(self, link: ServerLink | None, generation: int, error: BaseException) -> None:
+        """Tell the link of a failed call, so that its server is asked no more before it works again."""
+        if link is None:
+            return
+        if not isinstance(error, UpstreamError):
+            error = UpstreamInvalidError(f"unreadable answer: {error!r}")
+        self.links.report_failure(link, error, generation=generation)
 
     async def _finish_value(self, race: ValueRace, started_s: float) -> Decision:
         outcome = await self._outcome(race, started_s)
         decision = decide(self.config.surface, outcome)
-        if decision.reason == "invalid_answer" and race.link is not None and not isinstance(outcome, str):
+        if decision.reason == "invalid_answer" and not isinstance(outcome, str):
             wrong = check_answer(self.config.surface, outcome)
-            self.links.report_failure(race.link, UpstreamInvalidError(f"answers rubbish: {wrong}"))
+            self._report(race.link, race.generation, UpstreamInvalidError(f"answers rubbish: {wrong}"))
         self.metrics.count_decision(decision)
         return decision
 
@@ -270,19 +288,23 @@ class Sidecar:
         try:
             return race.call.task.result()
         except UpstreamInvalidError as error:
-            self.links.report_failure(race.link, error)
+            self._report(race.link, race.generation, error)
             return "invalid_answer"
         except UpstreamUnavailableError as error:
-            self.links.report_failure(race.link, error)
+            self._report(race.link, race.generation, error)
             return "unavailable"
         except Exception as error:  # the last net: no fault of the value network fails a request
             logger.exception("the call to the value network at %s broke", race.link.client.name)
-            self.links.report_failure(race.link, UpstreamInvalidError(f"unreadable answer: {error!r}"))
+            self._report(race.link, race.generation, error)
             return "invalid_answer"
 
     def _leave(self, race: ValueRace) -> None:
-        if race.call is not None and not race.call.task.done():
+        if race.call is None:
+            return
+        if not race.call.task.done():
             race.call.abandoned = True
+        elif not race.call.task.cancelled() and (error := race.call.task.exception()) is not None:
+            self._report(race.link, race.generation, error)
 
     def _answer(
         self,

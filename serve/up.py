@@ -8,21 +8,20 @@ import json
 import logging
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from serve.clients import TritonValueClient
-from serve.cluster import base_url, ray_serve_running
+from serve.cluster import base_url, ray_running, sidecar_deployed
 from serve.config import SidecarConfig
 from serve.links import require_fitting_model
 from serve.settings import settings_of
+from triton_models.doors import StopSignals
 from triton_models.errors import ConfigurationError, ServerError, UpstreamUnavailableError
 from triton_models.files import write_json
 
@@ -36,11 +35,15 @@ def run_up(options: argparse.Namespace) -> int:
         PutsError: something asked for is impossible or did not start; what was started is ended.
     """
     data = settings_of(options)
-    stop = threading.Event()
+    stop = StopSignals()
     with ExitStack() as stack:
-        stack.enter_context(_signals(stop))
+        stack.enter_context(stop.installed())
         data["metrics_dir"] = stack.enter_context(_metrics_folder(data.get("metrics_dir")))
         _claim_port(data["http"])
+        # Addresses are filled in below; nothing of Ray depends on them.
+        early = SidecarConfig.from_dict(data)
+        stack.enter_context(ray_running(early, ray_address=options.ray_address))
+        stack.enter_context(stop.installed())  # Ray put handlers of its own in place
         if options.repository:
             address = _start_server(stack, options, options.repository, "value_network")
             data["value_network"]["addresses"] = [address]
@@ -48,11 +51,10 @@ def run_up(options: argparse.Namespace) -> int:
             data["ranker"]["addresses"] = [_start_server(stack, options, options.ranker_repository, "ranker")]
         config = SidecarConfig.from_dict(data)
         asyncio.run(_check_surface(config))
-        if not stop.is_set():
-            stack.enter_context(ray_serve_running(config, ray_address=options.ray_address))
-            with _signals(stop):  # Ray puts a handler of its own in place
-                _announce(config, options.ready_file)
-                stop.wait()
+        if not stop.asked:
+            stack.enter_context(sidecar_deployed(config, ray_address=options.ray_address))
+            _announce(config, options.ready_file)
+            stop.wait()
         _say("ending ...")
     return 0
 
@@ -60,17 +62,6 @@ def run_up(options: argparse.Namespace) -> int:
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    kinds = (signal.SIGTERM, signal.SIGINT)
-    before = {kind: signal.signal(kind, lambda *_: stop.set()) for kind in kinds}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 @contextmanager

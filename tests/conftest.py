@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.surfaces import small_surface
+from triton_models.local_ray import start_local_ray
 from triton_models.surface import Surface
 
 # How long an example takes says something about the machine's other work, not about the code.
@@ -25,15 +25,8 @@ def surface() -> Surface:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray cluster of our own with four logical CPUs, ended with the session."""
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     import ray
 
-    ray.init(
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=400 * 1024**2,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    start_local_ray(num_cpus=4, object_store_memory=400 * 1024**2, configure_logging=False)
     yield
     ray.shutdown()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from triton_models.config_pbtxt import BACKENDS
-from triton_models.doors import new_parser, run_door
+from triton_models.doors import StopSignals, new_parser, run_door
 from triton_models.errors import PutsError, ServerError
 from triton_models.repository import DEFAULT_REPOSITORY
 
@@ -66,11 +64,7 @@ def serve(options: argparse.Namespace) -> int:
     from triton_models.server import EmbeddedServer
     from triton_models.supervise import Supervisor
 
-    asked_to_stop = threading.Event()
-    previous = {
-        number: signal.signal(number, lambda *_: asked_to_stop.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    stop = StopSignals()
     server = EmbeddedServer(
         options.repository,
         host=options.host,
@@ -79,22 +73,20 @@ def serve(options: argparse.Namespace) -> int:
         metrics_port=options.metrics_port,
         log_path=options.log,
     )
-    try:
-        _say(f"starting tritonserver with {', '.join(server.models)} from {server.repository} …")
-        with server, Supervisor(server):
-            _say(f"gRPC     {server.grpc_address}")
-            _say(f"HTTP     http://{server.http_address}")
-            _say(f"metrics  http://{server.metrics_address}/metrics")
-            _say(f"log      {server.log_path}")
-            _say(f"ready: every model answered a real inference (pid {server.pid}); Ctrl-C ends it")
-            asked_to_stop.wait()
-            _say("stopping …")
-    except ServerError:
-        if not asked_to_stop.is_set():
-            raise
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with stop.installed():
+        try:
+            _say(f"starting tritonserver with {', '.join(server.models)} from {server.repository} …")
+            with server, Supervisor(server):
+                _say(f"gRPC     {server.grpc_address}")
+                _say(f"HTTP     http://{server.http_address}")
+                _say(f"metrics  http://{server.metrics_address}/metrics")
+                _say(f"log      {server.log_path}")
+                _say(f"ready: every model answered a real inference (pid {server.pid}); Ctrl-C ends it")
+                stop.wait()
+                _say("stopping …")
+        except ServerError:
+            if not stop.asked:
+                raise
     return 0
 
 

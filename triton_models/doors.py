@@ -9,8 +9,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from triton_models.errors import PutsError
 
@@ -34,6 +37,43 @@ def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
     )
 
 
+class StopSignals:
+    """SIGTERM and SIGINT as a request to stop, for doors that run until they are told to end.
+
+    A plain flag and a poll, on purpose: a signal that arrives just before ``threading.Event.wait`` blocks
+    is not noticed by it, and a handler that calls ``Event.set`` can wait for the lock that it interrupted.
+    """
+
+    KINDS = (signal.SIGTERM, signal.SIGINT)
+    POLL_S = 0.1
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self._asked
+
+    def wait(self) -> None:
+        """Block until a signal comes; main thread only."""
+        while not self._asked:
+            time.sleep(self.POLL_S)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take the signals over; may be entered again where a library put handlers of its own in place."""
+        before = {kind: signal.signal(kind, self._ask) for kind in self.KINDS}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+
 def run_door(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
     """Parse, run the chosen command (``set_defaults(command=…)``), and map errors to exit codes."""
     logging.basicConfig(
@@ -46,6 +86,11 @@ def run_door(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = 
         return command(options) or 0
     except PutsError as error:
         sys.stderr.write(f"{parser.prog}: error: {error}\n")
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        # A full disk, a file where a folder should be, no permission: the person's to mend, not a bug.
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"{parser.prog}: error: {where}{error.strerror or error}\n")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         sys.stderr.write(f"{parser.prog}: interrupted\n")

@@ -65,7 +65,10 @@ def encode_state(surface: Surface, state: Mapping[str, Any]) -> StateTensors:
 def _floats(values: object, where: str) -> npt.NDArray[np.float32]:
     try:
         with np.errstate(over="ignore"):  # becomes infinity, which is refused below
-            array = np.asarray(values, dtype=np.float32)
+            given = np.asarray(values)
+            if given.dtype.kind not in "fiu":  # NumPy would read "1.0" and true as numbers
+                raise TypeError(given.dtype)
+            array = given.astype(np.float32, copy=False)
     except (TypeError, ValueError, OverflowError) as error:
         raise StateInvalidError(f"state: {where} must be numbers of one shape") from error
     if not np.isfinite(array).all():

@@ -95,7 +95,7 @@ class ModelProbe:
 
 def _probe_inputs(client: Any, model: str) -> list[Any]:
     grpc = import_grpc()
-    config = client.get_model_config(model, as_json=True)["config"]
+    config = client.get_model_config(model, as_json=True, client_timeout=RPC_TIMEOUT_S)["config"]
     rules: dict[str, str] = {}
     if INPUT_RULES in config.get("parameters", {}):
         import json

@@ -135,11 +135,18 @@ class Supervisor:
     def _watch(self) -> None:
         watch = Watch()
         while not self._stop.is_set():
-            answers = self._server.probe(self.config.probe_timeout_s)
+            answers = self._probe()
             watch, decision = after_probe(watch, self.config, alive=self._server.is_alive(), answers=answers)
             if decision.replace and not self._stop.is_set():
                 watch, decision = self._replace(watch)
             self._stop.wait(decision.wait_s)
+
+    def _probe(self) -> bool:
+        try:
+            return self._server.probe(self.config.probe_timeout_s)
+        except Exception:  # this thread must not end: nobody else would replace the server
+            logger.exception("the probe of tritonserver broke")
+            return False
 
     def _replace(self, watch: Watch) -> tuple[Watch, Decision]:
         self.last_problem = self._server.problem
@@ -150,6 +157,10 @@ class Supervisor:
         except PutsError as error:
             self.last_problem = str(error)
             logger.error("the replacement did not start: %s", error)
+            return after_replacement(watch, self.config, started=False)
+        except Exception as error:  # a full disk, no more processes: tried again, like any other failure
+            self.last_problem = repr(error)
+            logger.exception("the replacement did not start")
             return after_replacement(watch, self.config, started=False)
         self.replacements += 1
         logger.warning("tritonserver works again after %.1f s", time.monotonic() - began)

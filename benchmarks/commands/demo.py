@@ -70,7 +70,10 @@ def _up(options: argparse.Namespace) -> None:
     console.print(f"\nthe sidecar answers at [bold]{stack.address}[/]; try")
     console.print(f"  curl {stack.address}/readyz", highlight=False)
     console.print(
-        f"  {Path(sys.executable).name} -m benchmarks locust --host {stack.address} --logs {folders.logs}"
+        f"  {sys.executable} -m benchmarks locust --host {stack.address} --logs {folders.logs} "
+        f"--out {folders.load}",
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(f"log: {folders.root / 'stack.log'}; end it with make down")
 

@@ -27,9 +27,8 @@ from benchmarks.feed.logs import log_table
 from benchmarks.feed.world import World, save_world
 from triton_models.errors import SimulationError
 from triton_models.files import staged_directory
+from triton_models.local_ray import start_local_ray
 from triton_models.surface import Surface
-
-logger = logging.getLogger(__name__)
 
 FILE_ROWS = 8_192
 ROW_GROUP_ROWS = 4_096
@@ -76,6 +75,7 @@ def simulate(
 
     Raises:
         SimulationError: ``out`` is in the way, or the pipeline failed.
+        ServerError: Ray did not start.
     """
     try:
         return _simulate(world, Path(out), parallelism, file_rows)
@@ -209,36 +209,13 @@ def _ray(parallelism: int | None) -> Iterator[int]:
 
     ours = not ray.is_initialized()
     if ours:
-        _start_ray(parallelism or os.cpu_count() or 1)
+        start_local_ray(num_cpus=parallelism or os.cpu_count() or 1, object_store_memory=OBJECT_STORE_BYTES)
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         yield int(resources.get("CPU", 1))
     finally:
         if ours:
             ray.shutdown()
-
-
-def _start_ray(cores: int) -> None:
-    """Start a Ray of our own. It gives itself 30 s, which a busy machine exceeds: so try twice."""
-    import ray
-
-    for last in (False, True):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=cores,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-            return
-        except Exception as error:  # Ray raises a bare Exception here
-            ray.shutdown()
-            if last:
-                reason = " ".join(str(error).split())[:300]
-                raise SimulationError(f"Ray did not start: {reason}") from error
-            logger.warning("Ray did not start (%s); trying once more", error)
 
 
 @contextmanager

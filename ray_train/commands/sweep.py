@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray_train.commands.validate import add_check_options, check_options
 from triton_models.errors import ConfigurationError
@@ -48,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--production", default="mixture", choices=("mixture", "nearest"), help="how production is valued")
     add("--split", choices=("holdout", "all"), default="holdout", help="rows: the run's hold-out, or all")
     add("--batch-size", type=int, default=8192, metavar="ROWS", help="rows that one worker holds at once")
-    add("--address", metavar="ADDRESS", help="Ray cluster; default: RAY_ADDRESS, else a local one")
+    add("--ray-address", metavar="ADDRESS", help="Ray cluster; default: RAY_ADDRESS, else a local one")
     add_check_options(parser)
     parser.set_defaults(command=run)
 
@@ -57,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
     """Score, value, write, show."""
     from rich.console import Console
 
+    from ray_train.cluster import joined_ray
     from ray_train.estimators import logging_is_uniform
     from ray_train.frontier_page import PAGE, render_page
     from ray_train.frontier_table import print_candidates
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
         slice_rows=options.batch_size,
     )
     rows = sum(unit.rows for unit in units if unit.may_overlap(window))
-    with _ray_cluster(options.address), _progress(rows) as progress:
+    with joined_ray(options.ray_address), _progress(rows) as progress:
         scored = score_log(task, units, network, max_bad_share=share, progress=progress)
     console = Console()
     uniform = logging_is_uniform(scored.rows.propensity_N, surface.num_actions)
@@ -111,8 +111,9 @@ def run(options: argparse.Namespace) -> None:
         settings=settings,
     )
     page = render_page(frontier)
-    write_atomically(fitted.path / PAGE, page)
+    (fitted.path / PAGE).unlink(missing_ok=True)  # never the page of an earlier sweep beside this frontier
     write_frontier(fitted.path / FRONTIER, frontier)
+    write_atomically(fitted.path / PAGE, page)  # last: where there is a page, the sweep is whole
     print_candidates(console, frontier)
     for name in (FRONTIER, PAGE):
         console.print(f"written: {fitted.path / name}", soft_wrap=True, highlight=False)
@@ -156,29 +157,6 @@ def _open_logs(
         return files, units, (parse_instant(start), parse_instant(end))
     first, last = time_range(files, units, now)
     return files, units, (first, last + timedelta(microseconds=1))
-
-
-@contextmanager
-def _ray_cluster(address: str | None) -> Iterator[None]:
-    """The cluster at the address (or ``RAY_ADDRESS``), or joined already, else one of our own meanwhile."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        quiet["include_dashboard"] = False
-    try:
-        ray.init(address=address or "local", **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigurationError(f"Ray cluster {address or 'local'} cannot be used: {reason}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

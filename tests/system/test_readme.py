@@ -9,10 +9,12 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,8 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from benchmarks.stack import _last_line
+from benchmarks.stack import last_line
+from serve.config import RankerConfig
+from triton_models.surface import load_surface
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- test: ([^>]*?) -->\s*```bash\n(.*?)```", re.DOTALL)
@@ -105,8 +110,8 @@ def sidecar(steps: Path, port: int) -> Iterator[None]:
         )
     deadline = time.monotonic() + 180
     while True:
-        assert process.poll() is None, f"serve ended: {_last_line(log)}"
-        assert time.monotonic() < deadline, f"serve is not ready: {_last_line(log)}"
+        assert process.poll() is None, f"serve ended: {last_line(log)}"
+        assert time.monotonic() < deadline, f"serve is not ready: {last_line(log)}"
         try:
             get(f"http://127.0.0.1:{port}/readyz")
             break
@@ -164,7 +169,9 @@ def test_a_training_job_on_a_ray_cluster(steps: Path) -> None:
     ray = Path(sys.executable).with_name("ray")
     command = [str(ray), "start", "--head", "--block", "--num-cpus=4", f"--port={gcs}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
-    command += [f"--temp-dir={steps.parent / 'ray'}", "--include-dashboard=true"]
+    # Ray's Unix sockets lie below it, and their paths must be short.
+    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    command += [f"--temp-dir={temporary}", "--include-dashboard=true"]
     # The cluster asks for a token, as Ray's clusters do by default where they find one.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment = {name: value for name, value in ENVIRONMENT.items() if name != "RAY_ADDRESS"} | token
@@ -173,12 +180,13 @@ def test_a_training_job_on_a_ray_cluster(steps: Path) -> None:
     try:
         deadline = time.monotonic() + 90
         while True:
-            assert head.poll() is None, _last_line(steps / "ray.log")
+            assert head.poll() is None, last_line(steps / "ray.log")
             assert time.monotonic() < deadline, "the Ray dashboard did not come up"
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{dashboard}/api/version", timeout=2).close()
                 break
-            except urllib.error.HTTPError:
+            except urllib.error.HTTPError as error:
+                error.close()
                 break  # it is up, and wants the token
             except OSError:
                 time.sleep(0.5)
@@ -186,7 +194,17 @@ def test_a_training_job_on_a_ray_cluster(steps: Path) -> None:
     finally:
         head.send_signal(signal.SIGTERM)
         head.wait(timeout=60)
+        shutil.rmtree(temporary, ignore_errors=True)
     assert (shared / "run" / "run.json").is_file()
+
+
+def test_the_ranker_settings_are_settings() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    ranker = RankerConfig.model_validate(yaml.safe_load(example)["ranker"])
+    assert ranker.heads is not None
+    surface = load_surface(ROOT / "benchmarks" / "surfaces" / "homefeed.yaml")
+    assert set(ranker.heads) == set(surface.heads)
 
 
 def test_every_block_is_run_or_says_why_not() -> None:

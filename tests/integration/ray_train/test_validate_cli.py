@@ -45,6 +45,20 @@ def one_cell(name: str, value: Any) -> Callable[[pa.Table], pa.Table]:
     return lambda table: replace_cell(table, name, 100, value)
 
 
+def one_instant(value: int) -> Callable[[pa.Table], pa.Table]:
+    """One timestamp as the bare number that the file holds: ``datetime`` knows no such instant."""
+
+    def spoil(table: pa.Table) -> pa.Table:
+        kind = table.schema.field("timestamp").type
+        numbers = np.array(table["timestamp"].cast(pa.int64()))
+        numbers[100] = value
+        return column(table, "timestamp", pa.array(numbers).cast(kind))
+
+    return spoil
+
+
+NANOSECONDS = int(START.timestamp()) * 10**9
+
 BAD: list[tuple[str, Callable[[pa.Table], pa.Table]]] = [
     ("off_grid_weights", one_cell("weight_p2p", 2.0)),
     ("bad_propensity", one_cell("propensity", None)),
@@ -54,6 +68,8 @@ BAD: list[tuple[str, Callable[[pa.Table], pa.Table]]] = [
     ("bad_count", one_cell("reward_repin", -1)),
     ("duplicate_id", one_cell("request_id", "r0-499")),
     ("future_timestamp", one_cell("timestamp", START + timedelta(days=99_999))),
+    ("future_timestamp", one_instant(NANOSECONDS)),
+    ("impossible_timestamp", one_instant(-NANOSECONDS)),
     ("missing_field", one_cell("user_id", None)),
 ]
 

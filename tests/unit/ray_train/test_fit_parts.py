@@ -3,23 +3,34 @@ from __future__ import annotations
 import argparse
 import html.parser
 import io
+import json
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
 
 from ray_train.commands import fit as fit_command
 from ray_train.epochs import Progress, serialize
-from ray_train.fit import fit
+from ray_train.fit import FitRequest, _say_plan, _set_aside, _write_run, fit
+from ray_train.fit_plan import Plan, make_plan
 from ray_train.learning_curve import learning_html
 from ray_train.objective import learning_rate_factor, row_losses
+from ray_train.planning import in_threads
 from ray_train.settings import FitSettings
 from ray_train.telling import epoch_line, following_epochs, tell, told
+from tests.support.logs import START, make_log, replace_cell, write_log
 from tests.support.surfaces import small_surface
 from triton_models.errors import ConfigurationError, RunError
 from triton_models.network import NetworkConfig
+from triton_models.runs import load_run
 
 HISTORY = [
     {
@@ -165,6 +176,94 @@ def test_a_folder_that_cannot_be_used_is_refused_at_once(
         (tmp_path / name).write_text("{}")
     with pytest.raises(RunError, match=message):
         fit(surface=small_surface(), logs="LOGS", out=tmp_path, settings=FitSettings(), resume=resume)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_cluster(settings: FitSettings, address: str | None) -> None:
+        raise ConnectionError("Ray was started")
+
+    monkeypatch.setattr("ray_train.cluster.joined_ray", no_cluster)
+    file = tmp_path / "file"
+    file.write_text("")
+    for out, message in (
+        (file, "is a file; name another --out"),
+        (file / "run", r"cannot be written \(Not a directory\); name another --out"),
+        (tmp_path / ("x" * 300), r"cannot be written \(File name too long\); name another --out"),
+    ):
+        with pytest.raises(RunError, match=message):
+            fit(surface=small_surface(), logs="LOGS", out=out, settings=FitSettings())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_fit_that_did_not_begin_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def no_cluster(address: str | None, *, cpus: int) -> Iterator[bool]:
+        raise ConfigurationError("no cluster")
+        yield
+
+    monkeypatch.setattr("ray_train.cluster.joined_ray", no_cluster)
+    with pytest.raises(ConfigurationError, match="no cluster"):
+        fit(surface=small_surface(), logs="LOGS", out=tmp_path / "runs" / "run", settings=FitSettings())
+    assert list(tmp_path.iterdir()) == []
+
+
+def planned(tmp_path: Path, change: Callable[[pa.Table], pa.Table]) -> Plan:
+    logs = write_log(change(make_log(small_surface(), 3000)), tmp_path / "logs")
+    now = START + timedelta(days=30)
+    return make_plan(small_surface(), logs, FitSettings(), now=now, mapper=in_threads)
+
+
+def test_bad_rows_are_set_aside_and_a_suspicious_log_is_spoken_of(tmp_path: Path) -> None:
+    def favour(table: pa.Table) -> pa.Table:
+        weights = np.array(table["weight_repin"])
+        weights[:400] = 105.0
+        index = table.column_names.index("weight_repin")
+        table = table.set_column(index, "weight_repin", pa.array(weights))
+        return replace_cell(table, "propensity", 1000, 2.0)
+
+    plan, lines, folder = planned(tmp_path, favour), list[str](), tmp_path / "quarantine"
+    _say_plan(lines.append, small_surface(), plan)
+    _set_aside(lines.append, small_surface(), plan, folder)
+    assert "left out   1 bad rows: bad_propensity 1" in lines
+    assert any(line.startswith("warning: sample ratio: action frequencies contradict") for line in lines)
+    assert lines[-1] == f"           set aside with their reasons in {folder}"
+    assert pq.read_table(folder / "part-00000.parquet")["request_id"].to_pylist() == ["r0-1000"]
+    _set_aside(lines.append, small_surface(), plan, folder)  # as a resumed fit does
+    assert lines[-1] == lines[-2]
+
+
+def test_nothing_is_said_of_a_good_log(tmp_path: Path) -> None:
+    plan, lines = planned(tmp_path, lambda table: table), list[str]()
+    _say_plan(lines.append, small_surface(), plan)
+    _set_aside(lines.append, small_surface(), plan, tmp_path / "quarantine")
+    assert [line[:8] for line in lines] == ["training", "        ", "hold-out"]
+    assert not (tmp_path / "quarantine").exists()
+
+
+def test_losses_that_are_not_finite_do_not_cost_the_run(tmp_path: Path) -> None:
+    surface, plan = small_surface(), planned(tmp_path, lambda table: table)
+    network = NetworkConfig()
+    request = FitRequest(
+        run_id="r",
+        logs="LOGS",
+        surface_fingerprint=surface.fingerprint,
+        settings=FitSettings(),
+        network=network,
+        windows=("a", "b", "c"),
+        rows=(2000, 1000),
+    )
+    history = [{**HISTORY[0], "holdout_loss": math.nan}, {**HISTORY[1], "holdout_loss": math.inf}]
+    progress = Progress(epoch=2, history=history, best_epoch=2, best={"w": torch.zeros(1)})
+    folder = tmp_path / "run"
+    folder.mkdir()
+    _write_run(folder, surface, plan, request, progress, 1.0)
+    learning = json.loads((folder / "learning.json").read_text())
+    assert [record["holdout_loss"] for record in learning["epochs"]] == [None, None]
+    assert learning["constant_loss"] is None
+    metrics = load_run(folder).manifest.metrics
+    assert sorted(metrics) == ["rows_per_s", "selection_loss", "train_loss"]
 
 
 def test_the_best_epoch_is_kept_and_a_diverged_one_is_no_model() -> None:

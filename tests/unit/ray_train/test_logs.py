@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -17,6 +18,22 @@ from triton_models.surface import Surface
 
 SURFACE = small_surface()
 DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize("number", [2**62, -(2**62)])
+def test_the_time_range_passes_over_instants_that_datetime_does_not_know(tmp_path: Path, number: int) -> None:
+    table = make_log(SURFACE, 90)
+    numbers = np.array(table["timestamp"].cast(pa.int64()))
+    first, last = numbers[0], numbers[-1]
+    numbers[40] = number
+    kind = table.schema.field("timestamp").type
+    index = table.column_names.index("timestamp")
+    spoiled = table.set_column(index, "timestamp", pa.array(numbers).cast(kind))
+    files = discover_files(write_log(spoiled, tmp_path / "logs"))
+    units = list_units(SURFACE, files)
+    assert [unit.first is None for unit in units] == [False, True, False]
+    found = time_range(files, units, START + 30 * DAY)
+    assert [round(instant.timestamp() * 1e6) for instant in found] == [first, last]
 
 
 def test_the_columns_follow_from_the_surface() -> None:

@@ -80,6 +80,27 @@ def test_each_kind_of_bad_row_is_found_and_no_other_row(column: str, value: Any,
     assert reasons.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us"])
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (2**62, Reason.FUTURE_TIMESTAMP),
+        (-(2**62), Reason.IMPOSSIBLE_TIMESTAMP),
+        (-(2**63), Reason.IMPOSSIBLE_TIMESTAMP),
+    ],
+)
+def test_instants_that_datetime_does_not_know(unit: str, number: int, reason: Reason) -> None:
+    table = plain_log()
+    whole = table["timestamp"].cast(pa.timestamp(unit, tz="UTC"), safe=False)
+    numbers = np.array(whole.cast(pa.int64()))
+    numbers[ROW] = number
+    index = table.column_names.index("timestamp")
+    table = table.set_column(index, "timestamp", pa.array(numbers).cast(pa.timestamp(unit, tz="UTC")))
+    reasons = bad_rows(SURFACE, table, NOW)
+    assert reasons[ROW] == reason
+    assert not np.delete(reasons, ROW).any()
+
+
 @pytest.mark.parametrize(
     ("history", "reason"),
     [

@@ -94,6 +94,31 @@ def test_a_late_failure_is_consumed() -> None:
     run(main())
 
 
+def test_a_late_failure_reaches_the_link() -> None:
+    async def main() -> None:
+        value = late_value()
+        async with rig(value=value) as r:
+            assert (await r.rank())["reason"] == "late"
+            value.error = value.check_error = UpstreamUnavailableError("gone")
+            value.gate.set()
+            await asyncio.sleep(0.01)
+            assert (await r.rank())["reason"] == "unavailable"
+            assert len(value.calls) == 1
+
+    run(main())
+
+
+def test_a_failure_beside_a_failed_ranker_reaches_the_link() -> None:
+    async def main() -> None:
+        value = FakeValueClient(SURFACE, action=4, error=UpstreamUnavailableError("gone"))
+        ranker = FakeRankerClient(4, delay_s=0.02, error=UpstreamUnavailableError("down"))
+        async with rig(value=value, ranker=ranker) as r:
+            assert (await r.client.post("/v1/rank", body())).status == 503
+            assert r.sidecar.links.links[0].link == "unreachable"
+
+    run(main())
+
+
 def test_waiting_beside_a_slow_ranker_costs_nothing() -> None:
     async def main() -> None:
         value = FakeValueClient(SURFACE, action=4, delay_s=0.04)
@@ -214,6 +239,18 @@ def test_a_ranker_that_needs_no_state() -> None:
     async def main() -> None:
         async with rig(config(ranker={"state_inputs": {}})) as r:
             assert (await r.rank(state=None))["reason"] == "state_incomplete"
+
+    run(main())
+
+
+@pytest.mark.parametrize("need", ["history_embedding", "history_action", "history_age_s"])
+def test_a_ranker_that_needs_any_part_of_a_bad_history_is_422(need: str) -> None:
+    async def main() -> None:
+        async with rig(config(ranker={"state_inputs": {need: "x"}})) as r:
+            answer = await r.client.post("/v1/rank", body(state={**STATE, "history": None}))
+            assert (answer.status, answer.json()["error"]["type"]) == (422, "invalid")
+            await r.rank()
+            assert need in r.ranker.calls[0][0]
 
     run(main())
 

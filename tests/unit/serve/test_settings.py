@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from serve.cli import main
+from serve.config import SidecarConfig
+from serve.settings import settings_of
+from tests.support.frontiers import frontier_data
 from tests.unit.serve.support import SURFACE
 
 
@@ -41,6 +46,40 @@ def test_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert word in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "value_network: localhost:8001",
+        "value_network: false",
+        "ranker: localhost:8001",
+        "ranker: 7",
+        "http: 8000",
+    ],
+)
+def test_a_section_of_the_file_is_a_mapping(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("S").write_text(SURFACE.to_yaml())
+    Path("c.yaml").write_text(line + "\n")
+    assert main(["up", "--config", "c.yaml", "--triton", "127.0.0.1:1", "--surface", "S"]) == 2
+    error = capsys.readouterr().err
+    assert f"c.yaml: {line.split(':')[0]}: expected a mapping" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_frontier_says_which_run_is_expected(tmp_path: Path) -> None:
+    data = frontier_data(SURFACE)
+    data["run"]["run_id"] = "run-a"
+    (tmp_path / "frontier.json").write_text(json.dumps(data))
+    names = "config repository ranker ranker_repository budget_ms surface scalarization operating_point"
+    options = argparse.Namespace(**dict.fromkeys([*names.split(), "no_control", "host", "port", "replicas"]))
+    options.triton, options.frontier = "127.0.0.1:1", tmp_path
+    config = SidecarConfig.from_dict(settings_of(options))
+    assert config.expected_run_id == "run-a"
+    assert SidecarConfig.from_dict(config.to_dict()) == config
 
 
 def test_the_room_needs_no_torch_and_the_door_no_ray() -> None:

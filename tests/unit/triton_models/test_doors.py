@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
+import signal
+import threading
 
 import pytest
 
 from triton_models import errors
 from triton_models.cli import build_parser, main
-from triton_models.doors import new_parser, run_door
+from triton_models.doors import StopSignals, new_parser, run_door
 from triton_models.errors import PutsError, RunError
 
 
@@ -81,3 +84,26 @@ def test_every_error_survives_pickling_and_is_drawn_in_the_tree() -> None:
         assert kind.__name__ in (errors.__doc__ or "")
         back = pickle.loads(pickle.dumps(kind("message")))
         assert type(back) is kind and str(back) == "message"
+
+
+def test_a_stop_signal_is_heard_even_just_before_the_wait() -> None:
+    stop = StopSignals()
+    before = signal.getsignal(signal.SIGTERM)
+    with stop.installed():
+        assert not stop.asked
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        stop.wait()
+        timer.join()
+    assert stop.asked
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_error_of_the_system_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(_: argparse.Namespace) -> None:
+        raise PermissionError(13, "Permission denied", "/somewhere/file")
+
+    parser = new_parser("door", "A door.")
+    parser.set_defaults(command=command)
+    assert run_door(parser, []) == 2
+    assert capsys.readouterr().err == "door: error: /somewhere/file: Permission denied\n"

@@ -42,6 +42,16 @@ def test_by_hand() -> None:
     assert tensors["context"].tolist() == [2, 1]
 
 
+def test_integers_are_numbers() -> None:
+    given_state = state(2)
+    given_state["user_embedding"] = [1, 2, 3, 4]
+    given_state["history"]["age_s"] = np.array([7, 8], dtype=np.uint8)
+    tensors = encode_state(SURFACE, given_state)
+    assert tensors["user_embedding"].tolist() == [1, 2, 3, 4]
+    assert tensors["history_age_s"].tolist() == [7, 8, 0, 0, 0]
+    assert all(tensors[spec.name].dtype == spec.dtype for spec in state_specs(SURFACE))
+
+
 def test_of_a_long_history_the_newest_are_used() -> None:
     tensors = encode_state(SURFACE, state(8))
     assert tensors["history_age_s"].tolist() == [30, 40, 50, 60, 70]
@@ -89,6 +99,11 @@ def test_missing_fields_are_incomplete(path: str, how: str) -> None:
 
 INVALID: dict[str, tuple[str, Any]] = {
     "short user": ("user_embedding", [1.0]),
+    "numbers as text": ("user_embedding", ["1.0", "2", "3", "4"]),
+    "one number as text": ("user_embedding", ["1.0", 2, 3, 4]),
+    "booleans": ("user_embedding", [True, False, True, True]),
+    "embedding as text": ("history.embedding", [["1", "2", "3"], ["1", "2", "3"]]),
+    "ages as booleans": ("history.age_s", [True, False]),
     "flat text": ("user_embedding", "abcd"),
     "nested user": ("user_embedding", [[1.0] * 4]),
     "ragged user": ("user_embedding", [1.0, [2.0], 3.0, 4.0]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
@@ -88,3 +89,34 @@ def test_the_thread_replaces_and_goes_on_when_a_replacement_fails() -> None:
     server.works = False
     time.sleep(0.05)
     assert server.restarts == 2, "a stopped supervisor does nothing"
+
+
+class BrokenServer(FakeServer):
+    """The first probe and the first replacement break in a way that nobody foresaw."""
+
+    probes = 0
+
+    def probe(self, timeout_s: float) -> bool:
+        self.probes += 1
+        if self.probes == 1:
+            raise RuntimeError("a bug of a library")
+        return super().probe(timeout_s)
+
+    def restart(self) -> None:
+        self.restarts += 1
+        if self.restarts == 1:
+            raise OSError(28, "No space left on device")
+        self.works = True
+
+
+def test_the_thread_outlives_what_nobody_foresaw(caplog: pytest.LogCaptureFixture) -> None:
+    server = BrokenServer()
+    server.works = False
+    config = SupervisorConfig(interval_s=0.01, suspicious_interval_s=0.01, retry_s=0.01)
+    with caplog.at_level(logging.ERROR), Supervisor(server, config) as supervisor:
+        deadline = time.monotonic() + 10
+        while supervisor.replacements == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert (supervisor.replacements, server.restarts) == (1, 2)
+    assert "No space left on device" in caplog.text
+    assert "a bug of a library" in caplog.text
