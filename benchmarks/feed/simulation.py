@@ -30,7 +30,7 @@ from triton_models.files import staged_directory
 from triton_models.local_ray import start_local_ray
 from triton_models.surface import Surface
 
-FILE_ROWS = 8_192
+FILE_ROWS = 32_768
 ROW_GROUP_ROWS = 4_096
 OBJECT_STORE_BYTES = 300 * 1024**2
 LINE_INTERVAL_S = 10.0
