@@ -7,14 +7,12 @@ from html import escape
 
 from ray_train import frontier_charts as charts
 from ray_train.page_style import SCRIPT, STYLE
+from ray_train.sweep import MINIMUM_HITS
 from ray_train.verdict import verdict
 from triton_models.frontier import Estimate, Frontier
 
 PAGE = "frontier.html"
 """Name of the page inside a run's folder."""
-
-MINIMUM_HITS = 100
-"""Points with fewer hits are marked in the table."""
 
 
 def render_page(frontier: Frontier) -> str:

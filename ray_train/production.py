@@ -19,8 +19,6 @@ from triton_models.surface import Surface
 
 Valuation = Literal["mixture", "nearest"]
 
-VALUATIONS: tuple[Valuation, ...] = ("mixture", "nearest")
-
 
 def static_mixture(surface: Surface, weights: npt.ArrayLike) -> ActionMixture:
     """The mixture of grid corners whose mean weight vector is ``weights`` [W], clipped to the grid.

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ from serve.cluster import base_url, ray_running, sidecar_deployed
 from serve.config import SidecarConfig
 from serve.links import require_fitting_model
 from serve.settings import settings_of
-from triton_models.doors import StopSignals
+from triton_models.doors import StopSignals, say
 from triton_models.errors import ConfigurationError, ServerError, UpstreamUnavailableError
 from triton_models.files import write_json
 
@@ -55,13 +54,8 @@ def run_up(options: argparse.Namespace) -> int:
             stack.enter_context(sidecar_deployed(config, ray_address=options.ray_address))
             _announce(config, options.ready_file)
             stop.wait()
-        _say("ending ...")
+        say("ending ...")
     return 0
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 @contextmanager
@@ -94,10 +88,10 @@ def _start_server(stack: ExitStack, options: argparse.Namespace, repository: Pat
     from triton_models.supervise import Supervisor
 
     log_path = options.log_dir / f"{name}.log" if options.log_dir else None
-    _say(f"starting tritonserver for {name} from {repository} ...")
+    say(f"starting tritonserver for {name} from {repository} ...")
     server = stack.enter_context(EmbeddedServer(repository, log_path=log_path))
     stack.enter_context(Supervisor(server))
-    _say(f"tritonserver for {name}: gRPC {server.grpc_address}, metrics {server.metrics_address}")
+    say(f"tritonserver for {name}: gRPC {server.grpc_address}, metrics {server.metrics_address}")
     return str(server.grpc_address)
 
 
@@ -134,8 +128,8 @@ def _announce(config: SidecarConfig, ready_file: Path | None) -> None:
     address = base_url(config)
     route = "rank" if config.ranker is not None else "weights"
     example = json.dumps(example_request(config))
-    _say(f"sidecar at {address} (Ctrl-C or SIGTERM ends it)")
-    _say(f"try: curl -s {address}/v1/{route} -H 'content-type: application/json' -d '{example}'")
+    say(f"sidecar at {address} (Ctrl-C or SIGTERM ends it)")
+    say(f"try: curl -s {address}/v1/{route} -H 'content-type: application/json' -d '{example}'")
     if ready_file is None:
         return
     ready = {

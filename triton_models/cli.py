@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from triton_models.config_pbtxt import BACKENDS
-from triton_models.doors import StopSignals, new_parser, run_door
+from triton_models.doors import StopSignals, new_parser, run_door, say
 from triton_models.errors import PutsError, ServerError
 from triton_models.repository import DEFAULT_REPOSITORY
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 def _positive(text: str) -> int:
@@ -37,7 +31,7 @@ def _port(text: str) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Export a run as the next version of ``value_network``."""
-    _say(f"exporting {options.run} (torch → ONNX, then parity against torch) …")
+    say(f"exporting {options.run} (torch → ONNX, then parity against torch) …")
     try:
         from triton_models.export import export_run
     except ImportError as error:
@@ -50,12 +44,12 @@ def export(options: argparse.Namespace) -> int:
         intra_op_threads=options.threads,
         force=options.force,
     )
-    _say(
+    say(
         f"parity: largest difference from torch {report.parity:.2g} over {report.cases} cases; "
         "every action agrees"
     )
-    _say(f"run {report.run_id}, surface {report.fingerprint[:12]}, backend {report.backend}")
-    _say(f"wrote {report.folder} (version {report.version}, {report.num_bytes / 1024:.0f} KiB)")
+    say(f"run {report.run_id}, surface {report.fingerprint[:12]}, backend {report.backend}")
+    say(f"wrote {report.folder} (version {report.version}, {report.num_bytes / 1024:.0f} KiB)")
     return 0
 
 
@@ -75,15 +69,15 @@ def serve(options: argparse.Namespace) -> int:
     )
     with stop.installed():
         try:
-            _say(f"starting tritonserver with {', '.join(server.models)} from {server.repository} …")
+            say(f"starting tritonserver with {', '.join(server.models)} from {server.repository} …")
             with server, Supervisor(server):
-                _say(f"gRPC     {server.grpc_address}")
-                _say(f"HTTP     http://{server.http_address}")
-                _say(f"metrics  http://{server.metrics_address}/metrics")
-                _say(f"log      {server.log_path}")
-                _say(f"ready: every model answered a real inference (pid {server.pid}); Ctrl-C ends it")
+                say(f"gRPC     {server.grpc_address}")
+                say(f"HTTP     http://{server.http_address}")
+                say(f"metrics  http://{server.metrics_address}/metrics")
+                say(f"log      {server.log_path}")
+                say(f"ready: every model answered a real inference (pid {server.pid}); Ctrl-C ends it")
                 stop.wait()
-                _say("stopping …")
+                say("stopping …")
         except ServerError:
             if not stop.asked:
                 raise

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 
 from triton_models.errors import PutsError
 
@@ -95,3 +96,20 @@ def run_door(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = 
     except KeyboardInterrupt:
         sys.stderr.write(f"{parser.prog}: interrupted\n")
         return EXIT_INTERRUPTED
+
+
+def run_commands(
+    prog: str, description: str, package: str, names: Sequence[str], arguments: Sequence[str] | None = None
+) -> int:
+    """A door whose commands are modules of ``package``, each with ``add_parser(subparsers)``."""
+    parser = new_parser(prog, description)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name in names:
+        import_module(f"{package}.{name}").add_parser(subparsers)
+    return run_door(parser, arguments)
+
+
+def say(text: str) -> None:
+    """Print a line for a person, at once even into a pipe."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -219,11 +219,6 @@ class Surface(_Frozen):
         """|A|, the size of the grid."""
         return math.prod(weight.points for weight in self.controlled)
 
-    @property
-    def grid_shape(self) -> tuple[int, ...]:
-        """Grid points per controlled weight, K_1 .. K_W."""
-        return tuple(weight.points for weight in self.controlled)
-
     @cached_property
     def actions(self) -> FloatArray:
         """Weights of every action, shape [A, W], row-major in file order (Eq. 2)."""

@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from triton_models.doors import say
 from triton_models.errors import BenchmarkError
 from triton_models.files import write_json
 
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     summary_path = out / "summary.json"
     summary_path.unlink(missing_ok=True)
-    _say(f"preparing {BODIES} requests of the simulated feed ...")
+    say(f"preparing {BODIES} requests of the simulated feed ...")
     surface = write_traffic(options.logs, out / "traffic.jsonl", count=BODIES, mix=Mix())
     plan = {
         "surface": surface.to_dict(),
@@ -67,14 +68,9 @@ def run(options: argparse.Namespace) -> int:
         "warm_up_s": min(MAX_WARM_UP_S, options.duration / 4),
     }
     write_json(out / "plan.json", plan)
-    _say(f"{options.users} users for {options.duration} s against {host} ...")
+    say(f"{options.users} users for {options.duration} s against {host} ...")
     _run_locust(options, host, out)
     return report(summary_path, out)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 def check_host(url: str, *, allow_remote: bool) -> str:
@@ -154,17 +150,17 @@ def report(summary_path: Path, out: Path) -> int:
     for name in ("control_on", "control_off", "weights_only"):
         if name in summary:
             row = summary[name]
-            _say(
+            say(
                 f"{name:12} {row['requests']:>8,} requests   "
                 f"p50 {row['p50_ms']:.2f}   p95 {row['p95_ms']:.2f}   p99 {row['p99_ms']:.2f} ms"
             )
     for name, row in summary.get("on_minus_off_ms", {}).items():
         interval = row["interval"]
         shown = f"[{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "too few pairs for an interval"
-        _say(f"on - off     {name.removesuffix('_ms')} {row['difference']:+.2f} ms {shown}")
+        say(f"on - off     {name.removesuffix('_ms')} {row['difference']:+.2f} ms {shown}")
     fallbacks = ", ".join(f"{reason} {count}" for reason, count in summary["fallbacks"].items()) or "none"
-    _say(f"{summary['requests']:,} requests, {summary['failures']} failures, fallbacks: {fallbacks}")
-    _say(f"outputs: {out}/summary.json, report.html, locust_stats.csv")
+    say(f"{summary['requests']:,} requests, {summary['failures']} failures, fallbacks: {fallbacks}")
+    say(f"outputs: {out}/summary.json, report.html, locust_stats.csv")
     if summary["failures"]:
         first = next(iter(summary["problems"]), "unknown")
         raise BenchmarkError(
