@@ -8,11 +8,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,19 +49,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def block(name: str, *, port: int = 8000) -> str:
+def block(name: str, *, port: int = 8000, dashboard: int = 8265, shared: str = "/shared") -> str:
     text = BLOCKS[name]
     for old, new in SMALLER.items():
         text = text.replace(old, new)
-    text = text.replace("8000", str(port))
+    text = text.replace("8000", str(port)).replace("8265", str(dashboard)).replace("/shared/", f"{shared}/")
     return f"set -eu\n{text}"
 
 
-def run(text: str, folder: Path, *, timeout_s: float = 400) -> str:
+def run(text: str, folder: Path, *, timeout_s: float = 400, extra: dict[str, str] | None = None) -> str:
     done = subprocess.run(
         ["bash", "-c", text],
         cwd=folder,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | (extra or {}),
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -142,6 +146,60 @@ def test_export_for_gpu_containers(steps: Path) -> None:
     assert "KIND_GPU" in config
 
 
+def submit_when_an_agent_is_there(text: str, token: dict[str, str]) -> None:
+    """The dashboard answers some seconds before the node's agent, who takes the jobs, does."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            run(text, ROOT, extra=token)
+            return
+        except AssertionError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+@pytest.mark.timeout(500)
+def test_a_training_job_on_a_ray_cluster(steps: Path) -> None:
+    """`ray job submit` against a cluster of our own; a folder stands for shared storage."""
+    dashboard, gcs = free_port(), free_port()
+    shared = steps / "shared"
+    shared.mkdir()
+    (shared / "logs").symlink_to(steps / "logs")
+    ray = Path(sys.executable).with_name("ray")
+    command = [str(ray), "start", "--head", "--block", "--num-cpus=4", f"--port={gcs}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
+    # Without one of its own, a second cluster on this machine has no agent, and a job nobody to take it.
+    command += [f"--dashboard-agent-listen-port={free_port()}"]
+    # Ray's Unix sockets lie below it, and their paths must be short.
+    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    command += [f"--temp-dir={temporary}", "--include-dashboard=true"]
+    # The cluster asks for a token, as Ray's clusters do by default where they find one.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "RAY_ADDRESS"} | token
+    with (steps / "ray.log").open("wb") as log:
+        head = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            assert head.poll() is None, last_line(steps / "ray.log")
+            assert time.monotonic() < deadline, "the Ray dashboard did not come up"
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{dashboard}/api/version", timeout=2).close()
+                break
+            except urllib.error.HTTPError as error:
+                error.close()
+                break  # it is up, and wants the token
+            except OSError:
+                time.sleep(0.5)
+        submit_when_an_agent_is_there(block("job", dashboard=dashboard, shared=str(shared)), token)
+    finally:
+        head.send_signal(signal.SIGTERM)
+        head.wait(timeout=60)
+        shutil.rmtree(temporary, ignore_errors=True)
+    assert (shared / "run" / "run.json").is_file()
+
+
 def test_the_ranker_settings_are_settings() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
@@ -154,5 +212,5 @@ def test_the_ranker_settings_are_settings() -> None:
 def test_every_block_is_run_or_says_why_not() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count("```bash") == len(BLOCK.findall(text))
-    used = {"steps", "serve", "ask", "gpu-export"}
+    used = {"steps", "serve", "ask", "gpu-export", "job"}
     assert {name for name in BLOCKS if not name.startswith("skip (")} == used
