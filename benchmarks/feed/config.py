@@ -68,7 +68,7 @@ class Behaviour(_Frozen):
     contrast_scale: Annotated[float, Field(gt=0)] = 0.8
     contrast_spread: Annotated[float, Field(ge=0)] = 0.55
     """τ = contrast_scale · exp(contrast_spread · contrast trait)."""
-    contrast_by_cohort: tuple[float, float, float] = (-2.0, 1.0, -1.3)
+    contrast_by_cohort: tuple[float, float, float] = (-2.0, 1.0, -1.7)
     """Mean contrast trait of CORE, CASUAL, REST: habit makes users predictable."""
     product_share: Annotated[float, Field(gt=0, lt=1)] = 0.4
     """Share of products in the pool."""
