@@ -33,7 +33,7 @@ from ray_train.stopping import stoppable
 from ray_train.summary import ratio_line
 from triton_models.errors import RunError
 from triton_models.files import write_atomically, write_json
-from triton_models.network import NetworkConfig
+from triton_models.network_config import NetworkConfig
 from triton_models.runs import MANIFEST, SURFACE, WEIGHTS, DataWindow, RunManifest, write_manifest
 from triton_models.surface import Surface
 

@@ -22,7 +22,7 @@ from ray_train.stopping import beside_main_thread
 from ray_train.telling import following_epochs
 from ray_train.training import WorkerConfig, train_worker
 from triton_models.errors import LogError, RunError
-from triton_models.network import NetworkConfig
+from triton_models.network_config import NetworkConfig
 from triton_models.surface import Surface
 
 TRAIN_RUN = "fit"

@@ -37,7 +37,8 @@ from ray_train.settings import FitSettings
 from ray_train.shards import POOL_ROWS, read_all, read_blocks, shuffled_batches
 from ray_train.telling import tell
 from triton_models.errors import LogError
-from triton_models.network import NetworkConfig, ValueNetwork
+from triton_models.network import ValueNetwork
+from triton_models.network_config import NetworkConfig
 from triton_models.surface import Surface
 from triton_models.tensors import state_specs
 
@@ -156,8 +157,7 @@ class _Worker:
         total = self._summed(torch.cat([sums, torch.tensor([float(len(self.selection["action"]))])]))
         rate = ((total[:-1] + 0.5) / (total[-1] + 1.0)).to(torch.float32)
         self.base_logits = torch.logit(rate)
-        with torch.no_grad():
-            self.network.heads.bias.copy_(self.base_logits)
+        self.network.start_at(self.base_logits.to(self.device))
 
     def _batches(self) -> Iterator[Arrays]:
         seed = (self.config.settings.seed, self.progress.epoch, self.rank)

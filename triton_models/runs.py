@@ -78,7 +78,8 @@ class Run:
         """
         import torch
 
-        from triton_models.network import NetworkConfig, ValueNetwork
+        from triton_models.network import ValueNetwork
+        from triton_models.network_config import NetworkConfig
 
         weights = self.path / WEIGHTS
         try:

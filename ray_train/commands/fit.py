@@ -5,21 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from ray_train.commands.validate import add_check_options, check_options
 from ray_train.settings import FitSettings
 from triton_models.errors import ConfigurationError
+from triton_models.network_config import NetworkConfig
 
 NETWORK_OPTIONS = {
     "context_width": "embedding width of each context field",
-    "history_width": "width of the history Transformer",
-    "history_layers": "its layers; 0 pools the actions as they are",
+    "history_encoder": "transformer: the paper's; pooling: a few learned queries",
+    "history_width": "width of the encoded history",
+    "history_layers": "layers of the Transformer; 0 pools the actions as they are",
     "history_heads": "its attention heads",
+    "history_pools": "learned queries of pooling",
     "user_width": "width of the user part",
     "state_width": "width of the state vector",
+    "action_head": "backbone: the paper's, once per action; grid: one output per grid action",
     "action_width": "width of the action part",
     "backbone_width": "width of the backbone",
     "backbone_blocks": "blocks of the backbone",
@@ -111,7 +115,9 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network (defaults: triton_models.network.NetworkConfig)")
     group.add_argument("--network", metavar="FILE", help="sizes of the network (YAML)")
     for name, text in NETWORK_OPTIONS.items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, help=text)
+        choices = get_args(NetworkConfig.model_fields[name].annotation)
+        kind = {"choices": choices} if choices else {"type": int}
+        group.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **kind)
 
 
 def fit_settings(options: argparse.Namespace) -> FitSettings:
@@ -132,8 +138,7 @@ def fit_settings(options: argparse.Namespace) -> FitSettings:
         raise ConfigurationError(f"settings: {describe_validation_error(error)}") from error
 
 
-def _network(options: argparse.Namespace) -> Any:
-    from triton_models.network import NetworkConfig
+def _network(options: argparse.Namespace) -> NetworkConfig:
     from triton_models.surface import describe_validation_error, load_yaml
 
     data: Any = load_yaml(options.network) if options.network else {}

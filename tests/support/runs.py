@@ -15,7 +15,8 @@ def write_untrained_run(surface: Surface, path: str | Path, seed: int = 0) -> Pa
     """
     import torch
 
-    from triton_models.network import NetworkConfig, ValueNetwork
+    from triton_models.network import ValueNetwork
+    from triton_models.network_config import NetworkConfig
 
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -24,13 +25,13 @@ def write_untrained_run(surface: Surface, path: str | Path, seed: int = 0) -> Pa
         torch.manual_seed(seed)
         network = ValueNetwork(surface, config)
         with torch.no_grad():
-            for block in network.backbone:
+            for block in network.head.backbone:
                 block.norm.running_mean.normal_(0.0, 0.3)
                 block.norm.running_var.uniform_(0.5, 2.0)
                 block.norm.weight.uniform_(0.5, 2.0)
                 block.norm.bias.normal_(0.0, 0.3)
-            network.heads.weight.mul_(4.0)
-            network.action.weight.mul_(4.0)
+            network.head.heads.weight.mul_(4.0)
+            network.head.action.weight.mul_(4.0)
     torch.save(network.state_dict(), folder / WEIGHTS)
     (folder / SURFACE).write_text(surface.to_yaml(), encoding="utf-8")
     write_manifest(

@@ -24,7 +24,7 @@ from ray_train.telling import told
 from tests.support.logs import START, make_log, true_values, write_log
 from tests.support.surfaces import small_surface
 from triton_models.errors import ConfigurationError, LogError, RunError
-from triton_models.network import NetworkConfig
+from triton_models.network_config import NetworkConfig
 from triton_models.runs import load_run
 
 pytestmark = [

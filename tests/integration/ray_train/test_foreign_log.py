@@ -12,7 +12,7 @@ from ray_train.cli import main
 from ray_train.fit import fit
 from ray_train.settings import FitSettings
 from tests.support.foreign import SURFACE, write_foreign_log
-from triton_models.network import NetworkConfig
+from triton_models.network_config import NetworkConfig
 from triton_models.runs import load_run
 from triton_models.surface import load_surface
 

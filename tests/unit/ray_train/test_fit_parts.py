@@ -29,7 +29,7 @@ from ray_train.telling import epoch_line, following_epochs, tell, told
 from tests.support.logs import START, make_log, replace_cell, write_log
 from tests.support.surfaces import small_surface
 from triton_models.errors import ConfigurationError, RunError
-from triton_models.network import NetworkConfig
+from triton_models.network_config import NetworkConfig
 from triton_models.runs import load_run
 
 HISTORY = [

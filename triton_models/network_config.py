@@ -1,0 +1,44 @@
+"""Sizes and parts of the value network; plain data, without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Width = Annotated[int, Field(ge=1, le=4096)]
+
+
+class NetworkConfig(BaseModel):
+    """Sizes of the value network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    context_width: Width = 8
+    """Embedding width of each context field."""
+    history_encoder: Literal["transformer", "pooling"] = "transformer"
+    """``transformer`` is the paper's; ``pooling`` reads the history through a few learned queries."""
+    history_width: Width = 32
+    """Width of the encoded history, and of the Transformer, H."""
+    history_layers: Annotated[int, Field(ge=0, le=12)] = 1
+    history_heads: Annotated[int, Field(ge=1, le=32)] = 2
+    history_pools: Annotated[int, Field(ge=1, le=64)] = 8
+    """Learned queries of ``pooling``, K."""
+    user_width: Width = 32
+    state_width: Width = 64
+    """Width of the state vector, S."""
+    action_head: Literal["backbone", "grid"] = "backbone"
+    """``backbone`` is the paper's: state and action through the backbone, once per action; ``grid`` sends
+    the state alone through the backbone, whose last layer has one output per objective and grid action."""
+    action_width: Width = 16
+    backbone_width: Width = 128
+    backbone_blocks: Annotated[int, Field(ge=1, le=8)] = 3
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> NetworkConfig:
+        if self.history_width % self.history_heads:
+            raise ValueError(
+                f"history_width ({self.history_width}) must be a multiple of "
+                f"history_heads ({self.history_heads})"
+            )
+        return self
