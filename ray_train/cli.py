@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from triton_models.doors import run_commands
 
-COMMANDS = ("validate", "fit", "sweep")
+COMMANDS = ("validate", "fit", "distil", "sweep")
 """Modules of :mod:`ray_train.commands`, each with ``add_parser(subparsers)``."""
 
 

@@ -86,10 +86,10 @@ class BackboneHead(nn.Module):
         out: Tensor = self(tiled, self.action_grid_AW.repeat(len(state_BS), 1))
         return out.reshape(len(state_BS), actions, -1)
 
-    def start_at(self, logits_M: Tensor) -> None:
-        """Begin with a constant answer, the base rates."""
+    def start_at(self, logits: Tensor) -> None:
+        """Begin with a constant answer: the base rates [M], or the mean of those of every action [A, M]."""
         with torch.no_grad():
-            self.heads.bias.copy_(logits_M)
+            self.heads.bias.copy_(logits.reshape(-1, len(self.heads.bias)).mean(dim=0))
 
     def for_all_actions(self) -> SplitBackbone:
         """The folded module that answers for every grid action."""
@@ -159,10 +159,10 @@ class GridHead(nn.Module):
             shares = (shares[:, :, None] * hat[:, None, :]).flatten(1)
         return shares
 
-    def start_at(self, logits_M: Tensor) -> None:
-        """Begin with a constant answer, the base rates."""
+    def start_at(self, logits: Tensor) -> None:
+        """Begin with a constant answer: the base rates [M], or those of every action [A, M]."""
         with torch.no_grad():
-            self.table.bias.copy_(logits_M.repeat(self.shape[0]))
+            self.table.bias.copy_(logits.expand(self.shape).flatten())
 
     def for_all_actions(self) -> FoldedGrid:
         """The folded module that answers for every grid action."""

@@ -39,9 +39,9 @@ class ValueNetwork(nn.Module):
         grid = torch.from_numpy(surface.normalized_actions).to(torch.float32)
         self.register_buffer("action_grid_AW", grid, persistent=False)
 
-    def start_at(self, logits_M: Tensor) -> None:
-        """Begin with a constant answer: the base rates, as logits."""
-        self.head.start_at(logits_M)
+    def start_at(self, logits: Tensor) -> None:
+        """Begin with a constant answer, as logits: base rates [M], or [A, M] where the head can."""
+        self.head.start_at(logits)
 
     def logits(self, state: Mapping[str, Tensor], action_BW: Tensor) -> Tensor:
         """Head outputs before the sigmoid, [B, M], for one normalised action per request."""
