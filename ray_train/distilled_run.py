@@ -45,6 +45,7 @@ from triton_models.files import staged_directory, write_atomically, write_json
 from triton_models.network import ValueNetwork
 from triton_models.network_config import NetworkConfig
 from triton_models.runs import SURFACE, WEIGHTS, Run, RunManifest, write_manifest
+from triton_models.state_sample import SAMPLE, pack_states
 from triton_models.surface import Surface
 
 COMPARISON = "distillation.json"
@@ -142,6 +143,8 @@ def distil_run(
         )
     with staged_directory(out) as folder:
         manifest = _manifest(teacher, logs, network, settings, progress, comparison, time.monotonic() - began)
+        states = {name: value.cpu().numpy() for name, value in holdout.state.items()}
+        write_atomically(folder / SAMPLE, pack_states(surface, states))
         _write(folder, surface, student, manifest, progress, comparison)
     return out
 

@@ -29,12 +29,14 @@ from ray_train.progress import following
 from ray_train.quarantine import write_quarantine
 from ray_train.sample_ratio import sample_ratio
 from ray_train.settings import FitSettings
+from ray_train.shards import sample
 from ray_train.stopping import stoppable
 from ray_train.summary import ratio_line
-from triton_models.errors import RunError
+from triton_models.errors import LogError, RunError
 from triton_models.files import write_atomically, write_json
 from triton_models.network_config import NetworkConfig
 from triton_models.runs import MANIFEST, SURFACE, WEIGHTS, DataWindow, RunManifest, write_manifest
+from triton_models.state_sample import SAMPLE, SAMPLE_ROWS, pack_states
 from triton_models.surface import Surface
 
 if TYPE_CHECKING:
@@ -116,7 +118,8 @@ def fit(
         # Not shared between runs: a run would take another one's checkpoint for its own.
         storage = f"{checkpoints.rstrip('/')}/{request.run_id}" if checkpoints else str(folder / CHECKPOINTS)
         progress = train(surface, plan, network, settings, storage, say)
-    _write_run(folder, surface, plan, request, progress, time.monotonic() - started)
+        states = _holdout_states(surface, plan, settings.seed)
+    _write_run(folder, surface, plan, request, progress, states, time.monotonic() - started)
     if checkpoints is None:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return folder
@@ -248,8 +251,23 @@ def _new_run_id(surface: Surface) -> str:
 # ------------------------------------------------------------------------------------------- outputs
 
 
+def _holdout_states(surface: Surface, plan: Plan, seed: int) -> bytes:
+    split = plan.split
+    reader = plan.reader(surface, split.holdout_start, split.holdout_end)
+    rows = sample(reader, plan.units, rows=SAMPLE_ROWS, seed=seed)
+    if rows is None:
+        raise LogError(f"{plan.files.source}: no good row in the hold-out window")
+    return pack_states(surface, rows)
+
+
 def _write_run(
-    folder: Path, surface: Surface, plan: Plan, request: FitRequest, progress: Progress, seconds: float
+    folder: Path,
+    surface: Surface,
+    plan: Plan,
+    request: FitRequest,
+    progress: Progress,
+    states: bytes,
+    seconds: float,
 ) -> None:
     from ray_train.epochs import serialize
 
@@ -263,6 +281,7 @@ def _write_run(
     }
     write_atomically(folder / WEIGHTS, serialize(progress.best))
     write_atomically(folder / SURFACE, surface.to_yaml())
+    write_atomically(folder / SAMPLE, states)
     write_json(folder / "learning.json", learning)
     page = learning_html(
         f"Learning curve of {request.run_id}",

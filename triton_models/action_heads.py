@@ -118,11 +118,16 @@ class SplitBackbone(nn.Module):
         self.rest = nn.ModuleList(layers[1:])
         self.heads = head.heads
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that makes logits; may have a wider number format than the others."""
+        return self.heads
+
     def forward(self, state_BS: Tensor) -> Tensor:
         x = functional.relu(self.state_half(state_BS)[:, None, :] + self.action_half_AH[None, :, :])
         for layer in self.rest:
             x = functional.relu(layer(x))
-        out: Tensor = self.heads(x)
+        out: Tensor = self.heads(x.to(self.heads.weight.dtype))
         return out
 
 
@@ -151,7 +156,7 @@ class GridHead(nn.Module):
 
     def _shares(self, action_BW: Tensor) -> Tensor:
         """Share of every grid action in the interpolation; row-major, so one-hot on the grid itself."""
-        shares = action_BW.new_ones((len(action_BW), 1))
+        shares = action_BW.new_ones((action_BW.shape[0], 1))  # len() would fix the batch of an export
         for i, points in enumerate(self.points):
             grid = torch.arange(points, dtype=action_BW.dtype, device=action_BW.device)
             position = action_BW[:, i, None] * (points - 1)
@@ -180,11 +185,16 @@ class FoldedGrid(nn.Module):
         )
         self.table = head.table
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that makes logits; may have a wider number format than the others."""
+        return self.table
+
     def forward(self, state_BS: Tensor) -> Tensor:
         x = state_BS
         for layer in self.layers:
             x = functional.relu(layer(x))
-        out: Tensor = self.table(x).reshape(-1, *self.shape)
+        out: Tensor = self.table(x.to(self.table.weight.dtype)).reshape(-1, *self.shape)
         return out
 
 

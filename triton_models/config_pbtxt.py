@@ -4,6 +4,8 @@ Choices that FACTS.md of this project measured and that hold for every model we 
 
 * ``dynamic_batching {}`` without any queue policy: a queue policy stalls release 2.51 for 500 ms;
 * batch size and instance count are always stated: left out, backends fill in their own;
+* the served version is named (``version_policy { specific { versions: N } }``), never "the latest": what
+  lies in the repository is not what serves;
 * parameters are ``string_value`` only: other kinds make the model vanish from the status table;
 * warm-up once per stated batch size, so that no live request pays for the first run.
 """
@@ -40,6 +42,31 @@ WARMUP_FOLDER = "warmup"
 
 
 @dataclass(frozen=True, kw_only=True)
+class GpuOptions:
+    """What only newer servers with Triton's own ``onnxruntime`` backend may be told."""
+
+    tensorrt: Literal["off", "fp32", "fp16"] = "off"
+    """Build TensorRT engines in this precision instead of running the CUDA execution provider."""
+    engine_cache: str = "/tmp/tensorrt"  # inside the container, whose root is read-only
+    """Folder of the container where TensorRT engines are kept between starts."""
+    queue_timeout_ms: int | None = None
+    """Reject a request that waited so long in the queue. Stalls release 24.10: measure it first."""
+    priority_levels: int = 0
+    """Levels of priority, 1 the highest and the default of a request; 0: none. Batch scoring asks for the
+    lowest."""
+
+    def __post_init__(self) -> None:
+        if self.tensorrt not in ("off", "fp32", "fp16"):
+            raise ConfigurationError(f"tensorrt must be off, fp32 or fp16, got {self.tensorrt!r}")
+        if not self.engine_cache.startswith("/"):
+            raise ConfigurationError(f"engine_cache must be an absolute path, got {self.engine_cache!r}")
+        if self.queue_timeout_ms is not None and self.queue_timeout_ms < 1:
+            raise ConfigurationError(f"queue_timeout_ms must be at least 1, got {self.queue_timeout_ms}")
+        if self.priority_levels < 0:
+            raise ConfigurationError(f"priority_levels must be at least 0, got {self.priority_levels}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """Everything that goes into one ``config.pbtxt``."""
 
@@ -57,8 +84,12 @@ class ModelSettings:
     """CPU threads of one instance."""
     warmup_batch_sizes: tuple[int, ...] = (1,)
     """Batch sizes that are run once before the model is ready."""
-    versions_served: int = 1
-    """How many of the newest versions Triton loads."""
+    queue_delay_us: int = 0
+    """How long the batcher may wait for more requests."""
+    gpu: GpuOptions = GpuOptions()
+    """Options of the ``onnxruntime`` backend."""
+    version: int = 1
+    """The version that this configuration describes and serves."""
     input_rules: InputRules = field(default_factory=dict)
     """What each input must satisfy; see :data:`InputRules`."""
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -67,13 +98,20 @@ class ModelSettings:
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise ConfigurationError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
-        for what in ("max_batch_size", "instance_count", "intra_op_threads", "versions_served"):
+        for what in ("max_batch_size", "instance_count", "intra_op_threads", "version"):
             if getattr(self, what) < 1:
                 raise ConfigurationError(f"{what} must be at least 1, got {getattr(self, what)}")
         if any(not 1 <= size <= self.max_batch_size for size in self.warmup_batch_sizes):
             raise ConfigurationError(
                 f"warm-up batch sizes must lie in 1..{self.max_batch_size}, "
                 f"got {list(self.warmup_batch_sizes)}"
+            )
+        if not 0 <= self.queue_delay_us <= 1_000_000:
+            raise ConfigurationError(f"queue_delay_us must lie in 0..1000000, got {self.queue_delay_us}")
+        if self.backend == "python" and self.gpu != GpuOptions():
+            raise ConfigurationError(
+                "TensorRT, a queue timeout and priority levels need --backend onnxruntime: the embedded "
+                "server has no GPU, and any queue policy stalls its release for 500 ms"
             )
         names = {spec.name for spec in self.inputs}
         if unknown := sorted(set(self.input_rules) - names):
@@ -107,13 +145,15 @@ def build_config(settings: ModelSettings) -> ModelConfig:
         config.input.add(name=spec.name, data_type=_pb_type(pb, spec), dims=spec.shape)
     for spec in settings.outputs:
         config.output.add(name=spec.name, data_type=_pb_type(pb, spec), dims=spec.shape)
-    config.dynamic_batching.SetInParent()
-    config.version_policy.latest.num_versions = settings.versions_served
+    _add_batching(config, settings)
+    config.version_policy.specific.versions.append(settings.version)
     group = pb.ModelInstanceGroup
     if settings.backend == "onnxruntime":
         # The CUDA execution provider is what KIND_GPU selects in this backend; TensorRT is opt-in.
         config.default_model_filename = "model.onnx"
         config.instance_group.add(kind=group.KIND_GPU, count=settings.instance_count)
+        if settings.gpu.tensorrt != "off":
+            _add_tensorrt(config, settings)
     else:
         config.instance_group.add(kind=group.KIND_CPU, count=settings.instance_count)
     for batch_size in settings.warmup_batch_sizes:
@@ -121,6 +161,42 @@ def build_config(settings: ModelSettings) -> ModelConfig:
     for key, value in _parameters(settings).items():
         config.parameters[key].string_value = value
     return config
+
+
+def _add_batching(config: Any, settings: ModelSettings) -> None:
+    batching, gpu = config.dynamic_batching, settings.gpu
+    batching.SetInParent()
+    if settings.queue_delay_us:
+        batching.max_queue_delay_microseconds = settings.queue_delay_us
+    if gpu.priority_levels:
+        batching.priority_levels = gpu.priority_levels
+        batching.default_priority_level = 1
+    if gpu.queue_timeout_ms is not None:
+        # REJECT is the default action on a timeout.
+        batching.default_queue_policy.default_timeout_microseconds = gpu.queue_timeout_ms * 1000
+
+
+def _add_tensorrt(config: Any, settings: ModelSettings) -> None:
+    """The TensorRT execution provider with one fixed profile: an engine is built once, for all batch sizes.
+
+    Without profiles, every batch size that is larger than any before builds the engine anew, for minutes,
+    while requests wait. Keys are those of Triton's onnxruntime backend.
+    """
+    accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
+    parameters = {
+        "precision_mode": settings.gpu.tensorrt.upper(),
+        "max_workspace_size_bytes": str(1 << 30),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": settings.gpu.engine_cache,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": settings.gpu.engine_cache,
+    }
+    for which, batch in (("min", 1), ("opt", settings.max_batch_size), ("max", settings.max_batch_size)):
+        parameters[f"trt_profile_{which}_shapes"] = ",".join(
+            f"{spec.name}:{'x'.join(map(str, (batch, *concrete_shape(spec))))}" for spec in settings.inputs
+        )
+    for key, value in parameters.items():
+        accelerator.parameters[key] = value
 
 
 def _parameters(settings: ModelSettings) -> dict[str, str]:
@@ -143,24 +219,47 @@ def _add_warmup(pb: Any, config: Any, settings: ModelSettings, batch_size: int) 
         entry.data_type = _pb_type(pb, spec)
         entry.dims.extend(concrete_shape(spec))
         if settings.input_rules.get(spec.name) == "simplex":
-            entry.input_data_file = warmup_file(spec)
+            entry.input_data_file = warmup_file(spec, settings)
         else:
             entry.zero_data = True
 
 
-def warmup_file(spec: TensorSpec) -> str:
-    """Name of the file in the model's ``warmup`` folder for an input that zeros would not satisfy."""
-    return f"{spec.name}.ones"
+def warmup_file(spec: TensorSpec, settings: ModelSettings) -> str:
+    """Name of the file in the model's ``warmup`` folder for an input that zeros would not satisfy.
+
+    The folder is shared by all versions of the model, so the name says what the file holds.
+    """
+    largest = max(settings.warmup_batch_sizes, default=0)
+    sizes = "x".join(map(str, (largest, *concrete_shape(spec))))
+    return f"{spec.name}.{spec.datatype}.{sizes}.ones"
 
 
 def warmup_files(settings: ModelSettings) -> dict[str, bytes]:
     """Contents of the ``warmup`` folder: file name → raw bytes, enough for the largest batch."""
     largest = max(settings.warmup_batch_sizes, default=0)
     return {
-        warmup_file(spec): np.ones((largest, *concrete_shape(spec)), dtype=spec.dtype).tobytes()
+        warmup_file(spec, settings): np.ones((largest, *concrete_shape(spec)), dtype=spec.dtype).tobytes()
         for spec in settings.inputs
         if largest and settings.input_rules.get(spec.name) == "simplex"
     }
+
+
+def warmup_file_names(config: ModelConfig) -> set[str]:
+    """Files of the ``warmup`` folder that a configuration reads."""
+    entries = (entry for warmup in config.model_warmup for entry in warmup.inputs.values())
+    return {entry.input_data_file for entry in entries if entry.input_data_file}
+
+
+def served_versions(config: ModelConfig) -> tuple[int, ...]:
+    """Versions that a configuration names; empty where it says "latest" or "all"."""
+    return tuple(int(version) for version in config.version_policy.specific.versions)
+
+
+def config_json(config: ModelConfig) -> str:
+    """The message as the JSON that the protocol's load request takes."""
+    from google.protobuf import json_format
+
+    return str(json_format.MessageToJson(config, preserving_proto_field_name=True, indent=None))
 
 
 def concrete_shape(spec: TensorSpec) -> tuple[int, ...]:

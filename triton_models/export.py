@@ -1,43 +1,48 @@
 """A finished run → a version of ``value_network`` in a Triton model repository.
 
 Nothing is written before the ONNX file, run by ONNX Runtime, equals the torch network: values within
-:data:`VALUE_TOLERANCE` on random and edge inputs, and the same action wherever the best two scalarised
-values are further apart than that tolerance can blur.
+:data:`~triton_models.parity.VALUE_TOLERANCE` on random and edge inputs, and the same action wherever the
+best two scalarised values are further apart than that tolerance can blur. The version carries where it
+comes from (in its configuration and in the ONNX file) and the compared cases with torch's answers.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from triton_models.config_pbtxt import Backend, config_parameters
-from triton_models.errors import ConfigurationError, ParityError, RepositoryError, SurfaceError
+from triton_models.config_pbtxt import Backend, GpuOptions, config_parameters
+from triton_models.errors import ParityError, RepositoryError, SurfaceError
 from triton_models.network import ValueNetwork
-from triton_models.repository import publish_model, read_model
+from triton_models.onnx_export import example_inputs, to_onnx
+from triton_models.parity import (
+    VALUE_TOLERANCE,
+    VALUE_TOLERANCE_PARAMETER,
+    Cases,
+    Inputs,
+    compare,
+    pack_cases,
+)
+from triton_models.precision import VALUE_BOUND, Judgement, Precision, judge, variant
+from triton_models.published import CASES_FILE
+from triton_models.repository import publish_model, read_model, require_model
 from triton_models.runs import Run, load_run
-from triton_models.served import ServedValueNetwork, input_rules
+from triton_models.served import input_rules
+from triton_models.state_sample import load_states
 from triton_models.surface import Surface
 from triton_models.tensors import VALUE_NETWORK, input_specs, output_specs
 
-OPSET = 20
-"""Newest operator set that the ONNX Runtime 1.19 of Triton 24.10 loads with IR 10."""
-IR_VERSION = 10
-VALUE_TOLERANCE = 1e-5
 MAX_BATCH_SIZE = 64
-WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+LARGEST_FULL_WARMUP = 64
+"""Up to this largest batch every size is warmed up, since the batcher forms every size; above, powers of
+two."""
+PRECISION = "precision"
+"""Parameter of a version: the number format that it calculates in."""
 RANDOM_CASES = 96
-
-Inputs = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,10 @@ class ExportReport:
     """Inputs that were compared."""
     num_bytes: int
     """Size of the ONNX file."""
+    served: int
+    """The version that the repository serves now: this one, or another where it was only put beside."""
+    judgement: Judgement | None
+    """How a number format other than float32 compares with it."""
 
 
 def export_run(
@@ -66,8 +75,29 @@ def export_run(
     keep: int = 3,
     intra_op_threads: int = 1,
     force: bool = False,
+    hold: bool = False,
+    precision: Precision = "float32",
+    max_batch_size: int = MAX_BATCH_SIZE,
+    instance_count: int = 1,
+    queue_delay_us: int = 0,
+    gpu: GpuOptions | None = None,
 ) -> ExportReport:
-    """Export a run as the next version of ``value_network``.
+    """Export a run as the next version of ``value_network``, and serve it unless it is put on ``hold``.
+
+    Args:
+        run_path: the run.
+        repository: Triton model repository.
+        backend: ``python`` for the embedded server, ``onnxruntime`` for a GPU container.
+        keep: newest versions that stay.
+        intra_op_threads: CPU threads of an instance.
+        force: replace a model of another surface.
+        hold: only put the version beside the served one.
+        precision: what the network calculates in; anything but float32 is judged on the run's logged states
+            (:mod:`triton_models.precision`).
+        max_batch_size: largest batch that the batcher forms.
+        instance_count: instances of the model.
+        queue_delay_us: how long the batcher may wait for more requests.
+        gpu: TensorRT and queue options of the ``onnxruntime`` backend.
 
     Raises:
         RunError: the run is missing, unfinished or damaged.
@@ -80,22 +110,41 @@ def export_run(
         require_same_surface(run.surface, repository, this=str(run.path))
     network = run.load_network()
     onnx_bytes = to_onnx(run.surface, network)
-    cases = parity_cases(run.surface)
-    parity = check_parity(run.surface, network, onnx_bytes, cases)
+    cases = reference_cases(run.surface, network)
+    parity = check_cases(run.surface, onnx_bytes, cases)
+    judgement: Judgement | None = None
+    if precision != "float32":
+        states = load_states(run.surface, run.path)
+        other = variant(run.surface, network, onnx_bytes, precision, states)
+        judgement = judge(run.surface, onnx_bytes, other, precision, states)
+        tolerance = VALUE_BOUND[precision]
+        onnx_bytes, parity = other, check_cases(run.surface, other, cases, tolerance=tolerance)
+    parameters = {
+        **run_parameters(run),
+        PRECISION: precision,
+        VALUE_TOLERANCE_PARAMETER: str(VALUE_BOUND[precision]),
+    }
+    onnx_bytes = with_provenance(onnx_bytes, parameters)
     version = publish_model(
         repository,
         name=VALUE_NETWORK,
         onnx_bytes=onnx_bytes,
         inputs=input_specs(run.surface),
         outputs=output_specs(run.surface),
-        max_batch_size=MAX_BATCH_SIZE,
+        max_batch_size=max_batch_size,
         backend=backend,
-        parameters=run_parameters(run),
+        parameters=parameters,
         input_rules=input_rules(run.surface),
         keep=keep,
-        warmup_batch_sizes=WARMUP_BATCH_SIZES,
+        warmup_batch_sizes=warmup_sizes(max_batch_size),
+        instance_count=instance_count,
         intra_op_threads=intra_op_threads,
+        queue_delay_us=queue_delay_us,
+        gpu=gpu,
+        files={CASES_FILE: pack_cases(cases)},
+        select=not hold,
     )
+    published = require_model(repository, VALUE_NETWORK)
     return ExportReport(
         folder=Path(repository) / VALUE_NETWORK / str(version),
         version=version,
@@ -103,9 +152,19 @@ def export_run(
         run_id=run.manifest.run_id,
         fingerprint=run.surface.fingerprint,
         parity=parity,
-        cases=len(cases["scalarization"]),
+        cases=len(cases),
         num_bytes=len(onnx_bytes),
+        served=published.served,
+        judgement=judgement,
     )
+
+
+def warmup_sizes(max_batch_size: int) -> tuple[int, ...]:
+    """Batch sizes that are run once before a model is ready."""
+    if max_batch_size <= LARGEST_FULL_WARMUP:
+        return tuple(range(1, max_batch_size + 1))
+    powers = {2**k for k in range(max_batch_size.bit_length()) if 2**k <= max_batch_size}
+    return tuple(sorted(powers | {max_batch_size}))
 
 
 def run_parameters(run: Run) -> dict[str, str]:
@@ -119,6 +178,15 @@ def run_parameters(run: Run) -> dict[str, str]:
         "code_version": manifest.code_version,
         "metrics": json.dumps(manifest.metrics),
     }
+
+
+def with_provenance(onnx_bytes: bytes, parameters: dict[str, str]) -> bytes:
+    """The ONNX file with the same provenance in its own metadata, for whoever finds the file alone."""
+    import onnx
+
+    model = onnx.load_model_from_string(onnx_bytes)
+    onnx.helper.set_model_props(model, parameters)
+    return bytes(model.SerializeToString())
 
 
 def require_same_surface(surface: Surface, repository: str | Path, *, this: str) -> None:
@@ -141,81 +209,6 @@ def require_same_surface(surface: Surface, repository: str | Path, *, this: str)
     surface.require_same(old, this=this, that=f"{that} (--force replaces it)")
 
 
-# -------------------------------------------------------------------- torch → ONNX
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter reports its own deprecations and optional passes; none of them is the caller's."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def to_onnx(surface: Surface, network: ValueNetwork) -> bytes:
-    """Export the served module: opset ≤ 20, IR ≤ 10, every tensor with a dynamic batch dimension.
-
-    Raises:
-        ConfigurationError: a package of the export is missing.
-        ParityError: the graph is not what Triton's older ONNX Runtime loads.
-    """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ConfigurationError(f"export needs {error.name}; pip install 'prl-puts[train]'") from error
-    module = ServedValueNetwork(surface, network).eval()
-    specs = input_specs(surface)
-    example = tuple(torch.from_numpy(array) for array in _example(surface, 2).values())
-    batch = torch.export.Dim("batch", min=1, max=65536)
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            example,
-            input_names=[spec.name for spec in specs],
-            output_names=[spec.name for spec in output_specs(surface)],
-            dynamic_shapes=(tuple({0: batch} for _ in specs),),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise ParityError("torch.onnx.export returned no program")
-    model = program.model_proto
-    _strip(model)
-    model.ir_version = min(model.ir_version, IR_VERSION)
-    opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    if opset > OPSET:
-        raise ParityError(f"the exporter used opset {opset}, Triton 24.10 loads up to {OPSET}")
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
-
-
-def _strip(model: Any) -> None:
-    """Remove what the exporter notes for debugging: stack traces with paths of this machine."""
-    del model.metadata_props[:]
-    for item in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        item.doc_string = ""
-        del item.metadata_props[:]
-
-
-def _example(surface: Surface, batch: int) -> Inputs:
-    inputs: Inputs = {}
-    for spec in input_specs(surface):
-        fill = 1 if spec.name == "scalarization" else 0
-        inputs[spec.name] = np.full((batch, *spec.shape), fill, dtype=spec.dtype)
-    return inputs
-
-
 # -------------------------------------------------------------------- parity
 
 
@@ -231,7 +224,7 @@ def parity_cases(surface: Surface, *, random_cases: int = RANDOM_CASES, seed: in
         full["history_age_s"][:] = 3e7
     if "context" in unknown:
         unknown["context"][:] = 0
-    zero = _example(surface, 1)
+    zero = example_inputs(surface, 1)
     return _joined([*blocks, empty, full, unknown, zero, *_scalarization_edges(surface, rng)])
 
 
@@ -282,48 +275,24 @@ def reference_outputs(surface: Surface, network: ValueNetwork, inputs: Inputs) -
     return {"action_values": q_BAM, "scores": scores_BA}
 
 
-def check_parity(surface: Surface, network: ValueNetwork, onnx_bytes: bytes, cases: Inputs) -> float:
-    """Compare ONNX Runtime with torch; the largest difference of a value.
+def reference_cases(surface: Surface, network: ValueNetwork) -> Cases:
+    """:func:`parity_cases` with torch's answers."""
+    inputs = parity_cases(surface)
+    return Cases(inputs, reference_outputs(surface, network, inputs))
+
+
+def check_cases(
+    surface: Surface, onnx_bytes: bytes, cases: Cases, *, tolerance: float = VALUE_TOLERANCE
+) -> float:
+    """Compare ONNX Runtime with torch's answers; the largest difference of a value.
 
     Raises:
         ParityError: naming the case and both answers.
     """
-    outputs = run_onnx(onnx_bytes, cases)
-    return compare(surface, reference_outputs(surface, network, cases), outputs)
-
-
-def compare(surface: Surface, expected: Inputs, got: Inputs, *, tolerance: float = VALUE_TOLERANCE) -> float:
-    """The largest difference of ``action_values``; every output consistent with them.
-
-    Raises:
-        ParityError: values differ by more than ``tolerance``, an action differs although its advantage is
-            larger than the tolerance, or weights or values are not those of the action.
-    """
-    difference = np.abs(got["action_values"] - expected["action_values"])
-    worst = float(difference.max())
-    if not worst <= tolerance:  # also catches NaN
-        case = np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), difference.shape)
-        raise ParityError(
-            f"exported values differ from torch by {worst:g}, more than {tolerance:g}, at case {case[0]}: "
-            f"{got['action_values'][case]:g} against {expected['action_values'][case]:g}; nothing was written"
-        )
-    action_B = got["action"][:, 0]
-    rows = np.arange(len(action_B))
-    if ((action_B < 0) | (action_B >= surface.num_actions)).any():
-        raise ParityError("the exported model chose an action that does not exist; nothing was written")
-    lost_B = expected["scores"].max(axis=1) - expected["scores"][rows, action_B]
-    if (lost_B > 2 * tolerance).any():
-        case_number = int(lost_B.argmax())
-        raise ParityError(
-            f"exported model chooses action {action_B[case_number]} at case {case_number}, torch "
-            f"{int(expected['scores'][case_number].argmax())}; nothing was written"
-        )
-    weights = surface.actions.astype(np.float32)[action_B]
-    if not np.array_equal(got["weights"], weights):
-        raise ParityError("exported weights are not those of the chosen action; nothing was written")
-    if not np.array_equal(got["values"], got["action_values"][rows, action_B]):
-        raise ParityError("exported values are not those of the chosen action; nothing was written")
-    return worst
+    try:
+        return compare(surface, cases.expected, run_onnx(onnx_bytes, cases.inputs), tolerance=tolerance)
+    except ParityError as error:
+        raise ParityError(f"the exported model is not the network: {error}; nothing was written") from error
 
 
 def run_onnx(onnx_bytes: bytes, inputs: Inputs) -> Inputs:

@@ -76,6 +76,11 @@ class ModelProbe:
         self._inputs = _probe_inputs(client, model)
         self._pending: _Pending | None = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether an answer is still out."""
+        return self._pending is not None
+
     def run(self, timeout_s: float) -> str | None:
         """What is wrong with the model, or None when it answered within ``timeout_s``."""
         if self._pending is None:
@@ -139,8 +144,12 @@ class ServerProbe:
                     self._probes[name] = ModelProbe(self._client, name)
             except Exception as error:
                 return f"{name}: {error}"
-            problem = self._probes[name].run(max(deadline - time.monotonic(), 0.01))
+            probe = self._probes[name]
+            problem = probe.run(max(deadline - time.monotonic(), 0.01))
             if problem is not None:
+                if not probe.waiting:
+                    # Another version may take other tensors: the next probe asks what they are.
+                    del self._probes[name]
                 return problem
         return None
 

@@ -5,6 +5,7 @@
     RUN/run.json      the manifest below; written last, so a run without it is not finished
     RUN/model.pt      state dict of :class:`triton_models.network.ValueNetwork`
     RUN/surface.yaml  the control surface, for people
+    RUN/states.npz    some logged states (:mod:`triton_models.state_sample`)
 """
 
 from __future__ import annotations

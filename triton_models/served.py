@@ -17,6 +17,8 @@ Shape legend: B batch, A actions, M objectives, W controlled weights, S state wi
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -37,19 +39,26 @@ def input_rules(surface: Surface) -> dict[str, str]:
 
 
 class ServedValueNetwork(nn.Module):
-    """Inputs in the order of ``input_specs``; outputs weights, action, values, action_values."""
+    """Inputs in the order of ``input_specs``; outputs weights, action, values, action_values.
+
+    ``dtype`` is what the network calculates in; the tensors outside, the ages up to their logarithm, the
+    last layer and the choice stay in float32.
+    """
 
     actions_AW: Tensor
     context_codes_C: Tensor
 
-    def __init__(self, surface: Surface, network: ValueNetwork) -> None:
+    def __init__(self, surface: Surface, network: ValueNetwork, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        self.dtype = dtype
         if network.training:
             raise ValueError("the network must be in evaluation mode: export uses running statistics")
         self.input_names = [spec.name for spec in input_specs(surface)]
         self.state_names = [spec.name for spec in state_specs(surface)]
-        self.encoder = network.encoder
-        self.head = network.head.for_all_actions()
+        # Copies, so that the network that was given keeps its own precision.
+        self.encoder = copy.deepcopy(network.encoder).to(dtype)
+        self.head = copy.deepcopy(network.head.for_all_actions()).to(dtype)
+        self.head.last.float()  # the best actions differ by less than a half-precision logit can say
         history = surface.state.history
         self.history_codes = len(history.actions) if history is not None else 0
         sizes = [len(words) for words in surface.state.context.values()]
@@ -59,7 +68,7 @@ class ServedValueNetwork(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See the class."""
         tensors = dict(zip(self.input_names, inputs, strict=True))
-        q_BAM = torch.sigmoid(self.head(self.encoder(self._known_codes(tensors))))
+        q_BAM = torch.sigmoid(self.head(self.encoder(self._prepared(tensors))).float())
         scaled_BM, possible_B1 = _scaled(tensors["scalarization"])
         score_BA = torch.matmul(q_BAM, scaled_BM.unsqueeze(-1)).squeeze(-1)
         action_B1 = torch.argmax(score_BA, dim=1, keepdim=True)
@@ -70,8 +79,11 @@ class ServedValueNetwork(nn.Module):
         weights_BW = torch.where(good_B1, self.actions_AW[action_B1.squeeze(1)], torch.nan)
         return weights_BW, torch.where(good_B1, action_B1, -1), values_BM, q_BAM
 
-    def _known_codes(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _prepared(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         state = {name: tensors[name] for name in self.state_names}
+        for name in ("user_embedding", "history_embedding"):
+            if name in state:
+                state[name] = state[name].to(self.dtype)
         if "history_action" in state:
             state["history_action"] = _known(state["history_action"], self.history_codes)
         if "context" in state:
@@ -94,4 +106,4 @@ def _scaled(scalarization_BM: Tensor) -> tuple[Tensor, Tensor]:
     zeros, NaN and infinity become NaN.
     """
     scaled_BM = scalarization_BM / scalarization_BM.amax(dim=1, keepdim=True)
-    return scaled_BM, scaled_BM.amin(dim=1, keepdim=True) >= 0
+    return scaled_BM, scalarization_BM.amin(dim=1, keepdim=True) >= 0

@@ -15,8 +15,9 @@ from torch.nn import functional
 from triton_models.network_config import NetworkConfig
 from triton_models.surface import HistorySpec, Surface
 
-MASKED = -1e9
-"""Added to attention logits of padding; finite, so that an empty history does not become NaN."""
+MASKED = -3e4
+"""Added to attention logits of padding: ``exp`` of it is 0 in every format, and it is a number in each, so
+that an empty history does not become NaN."""
 
 
 class TransformerBlock(nn.Module):
@@ -58,7 +59,11 @@ class TransformerHistory(nn.Module):
 
     def forward(self, embedding_BNE: Tensor, action_BN: Tensor, age_s_BN: Tensor) -> Tensor:
         real_BN = (action_BN > 0).to(embedding_BNE.dtype)
-        x_BNH = self.item(embedding_BNE) + self.action(action_BN) + self.age(_scaled_age(age_s_BN))
+        x_BNH = (
+            self.item(embedding_BNE)
+            + self.action(action_BN)
+            + self.age(_scaled_age(age_s_BN, embedding_BNE.dtype))
+        )
         bias_B11N = ((1.0 - real_BN) * MASKED)[:, None, None, :]
         for block in self.blocks:
             x_BNH = block(x_BNH, bias_B11N)
@@ -94,16 +99,16 @@ class PooledHistory(nn.Module):
 
     def forward(self, embedding_BNE: Tensor, action_BN: Tensor, age_s_BN: Tensor) -> Tensor:
         type_BNT = (action_BN.unsqueeze(-1) == self.codes).to(embedding_BNE.dtype)
-        entry_BNV = torch.cat([embedding_BNE, type_BNT, _scaled_age(age_s_BN)], dim=2)
+        entry_BNV = torch.cat([embedding_BNE, type_BNT, _scaled_age(age_s_BN, embedding_BNE.dtype)], dim=2)
         query_KV = torch.cat([self.item.weight, self.padding_K1, self.other.weight], dim=1)
         share_BKN = torch.softmax(query_KV @ entry_BNV.transpose(1, 2), dim=2)
         out: Tensor = functional.relu(self.mix((share_BKN @ entry_BNV).flatten(1)))
         return out
 
 
-def _scaled_age(age_s_BN: Tensor) -> Tensor:
-    """Ages span seconds to months: log-scaled to about [0, 2], [B, N, 1]."""
-    return torch.log1p(age_s_BN.clamp(min=0.0)).unsqueeze(-1) / 8.0
+def _scaled_age(age_s_BN: Tensor, dtype: torch.dtype) -> Tensor:
+    """Ages span seconds to months, more than float16 holds: log-scaled to about [0, 2] first, [B, N, 1]."""
+    return (torch.log1p(age_s_BN.clamp(min=0.0)).unsqueeze(-1) / 8.0).to(dtype)
 
 
 HISTORY_ENCODERS: dict[str, type[TransformerHistory] | type[PooledHistory]] = {

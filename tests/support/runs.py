@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from triton_models.runs import SURFACE, WEIGHTS, DataWindow, RunManifest, write_manifest
+from triton_models.state_sample import SAMPLE, pack_states
 from triton_models.surface import Surface
 
 
@@ -15,6 +16,7 @@ def write_untrained_run(surface: Surface, path: str | Path, seed: int = 0) -> Pa
     """
     import torch
 
+    from triton_models.export import parity_cases
     from triton_models.network import ValueNetwork
     from triton_models.network_config import NetworkConfig
 
@@ -34,6 +36,7 @@ def write_untrained_run(surface: Surface, path: str | Path, seed: int = 0) -> Pa
             network.head.action.weight.mul_(4.0)
     torch.save(network.state_dict(), folder / WEIGHTS)
     (folder / SURFACE).write_text(surface.to_yaml(), encoding="utf-8")
+    (folder / SAMPLE).write_bytes(pack_states(surface, parity_cases(surface, random_cases=300, seed=seed)))
     write_manifest(
         folder,
         RunManifest(

@@ -11,7 +11,8 @@ import pytest
 from tests.integration.triton_models.conftest import Exported
 from tests.support.inference import infer, infer_together, row
 from tests.support.onnx_models import TABLE
-from triton_models.export import compare, parity_cases, reference_outputs
+from triton_models.export import parity_cases, reference_outputs
+from triton_models.parity import compare
 from triton_models.runs import load_run
 from triton_models.server import EmbeddedServer
 from triton_models.surface import Surface

@@ -258,7 +258,7 @@ def test_losses_that_are_not_finite_do_not_cost_the_run(tmp_path: Path) -> None:
     progress = Progress(epoch=2, history=history, best_epoch=2, best={"w": torch.zeros(1)})
     folder = tmp_path / "run"
     folder.mkdir()
-    _write_run(folder, surface, plan, request, progress, 1.0)
+    _write_run(folder, surface, plan, request, progress, b"", 1.0)
     learning = json.loads((folder / "learning.json").read_text())
     assert [record["holdout_loss"] for record in learning["epochs"]] == [None, None]
     assert learning["constant_loss"] is None

@@ -12,9 +12,12 @@ from tests.support.surfaces import small_surface
 from triton_models.config_pbtxt import (
     ModelSettings,
     build_config,
+    config_json,
     config_parameters,
     config_text,
     parse_config,
+    served_versions,
+    warmup_file_names,
     warmup_files,
 )
 from triton_models.errors import ConfigurationError, RepositoryError
@@ -51,7 +54,17 @@ def test_everything_that_a_backend_would_fill_in_is_stated() -> None:
     config = parsed(instance_count=2)
     assert (config.name, config.backend, config.max_batch_size) == ("value_network", "python", 32)
     assert [(g.kind, g.count) for g in config.instance_group] == [(pb.ModelInstanceGroup.KIND_CPU, 2)]
-    assert config.version_policy.latest.num_versions == 1
+    assert served_versions(config) == (1,)
+
+
+def test_the_served_version_is_named() -> None:
+    config = parsed(version=7)
+    assert list(config.version_policy.specific.versions) == [7]
+    assert json.loads(config_json(config))["version_policy"] == {"specific": {"versions": ["7"]}}
+
+
+def test_a_configuration_without_a_named_version() -> None:
+    assert served_versions(parse_config("version_policy { latest { num_versions: 1 } }", source="t")) == ()
 
 
 def test_onnxruntime_runs_on_the_gpu() -> None:
@@ -84,11 +97,12 @@ def test_warm_up_satisfies_the_rules() -> None:
     assert [warmup.batch_size for warmup in config.model_warmup] == [1, 4]
     for warmup in config.model_warmup:
         assert set(warmup.inputs) == {spec.name for spec in input_specs(SURFACE)}
-        assert warmup.inputs["scalarization"].input_data_file == "scalarization.ones"
+        assert warmup.inputs["scalarization"].input_data_file == "scalarization.FP32.4x2.ones"
         assert warmup.inputs["user_embedding"].zero_data
     assert {name: len(data) for name, data in warmup_files(settings()).items()} == {
-        "scalarization.ones": 4 * 2 * 4
+        "scalarization.FP32.4x2.ones": 4 * 2 * 4
     }
+    assert warmup_file_names(config) == set(warmup_files(settings()))
     assert warmup_files(settings(warmup_batch_sizes=())) == {}
 
 

@@ -58,6 +58,14 @@ def test_a_bug_of_ours_keeps_its_traceback() -> None:
         ["serve", "--http-port", "0"],
         ["serve", "--grpc-port", "70000"],
         ["serve", "--unknown"],
+        ["rollout"],
+        ["rollout", "h:1", "--version", "0"],
+        ["rollback"],
+        ["verify"],
+        ["verify", "h:1", "--requests", "-1"],
+        ["verify", "h:1", "--run", "r", "--repository", "p"],
+        ["select"],
+        ["select", "two"],
     ],
 )
 def test_wrong_arguments_are_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +76,9 @@ def test_wrong_arguments_are_one_line(arguments: list[str], capsys: pytest.Captu
     assert error.count("\n") == 1 and "error: " in error and "--help" in error
 
 
-@pytest.mark.parametrize("command", [[], ["export"], ["serve"]])
+@pytest.mark.parametrize(
+    "command", [[], ["export"], ["serve"], ["rollout"], ["rollback"], ["verify"], ["versions"], ["select"]]
+)
 def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         build_parser().parse_args([*command, "--help"])

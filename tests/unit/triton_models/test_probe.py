@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from triton_models.probe import RPC_TIMEOUT_S, ModelProbe
+from triton_models.probe import RPC_TIMEOUT_S, ModelProbe, ServerProbe
 
 
 class FakeClient:
@@ -34,3 +34,13 @@ def test_every_call_has_a_deadline() -> None:
     assert ModelProbe(client, "m").run(0.1) == "m: as told"
     assert client.timeouts == [RPC_TIMEOUT_S, RPC_TIMEOUT_S]
     assert client.shapes == [[1, 1]]
+
+
+def test_after_a_failure_the_probe_asks_again_what_the_model_takes() -> None:
+    """Another version, for another control surface, may be there by then."""
+    probe, client = ServerProbe("127.0.0.1:9", ("m",)), FakeClient()
+    probe.close()
+    probe._client = client
+    assert probe.run(1.0) == "m: as told"
+    assert probe.run(1.0) == "m: as told"
+    assert len(client.timeouts) == 4, "configuration and inference, each time"

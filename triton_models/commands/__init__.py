@@ -1,0 +1,1 @@
+"""The commands of ``python -m triton_models``; each module has ``add_parser(subparsers)``."""
