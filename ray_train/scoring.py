@@ -1,8 +1,9 @@
 """One pass of the value network over logged rows: the action of every scalarization's policy.
 
-Row groups stream through Ray Data (on GPUs where the cluster has them). Whatever the number of operating
-points the network runs once per row, and ``[n, A, M]`` exists only for one micro-batch of one worker. The
-driver keeps ``2 P + 4 R + 24`` bytes a row (about 90 for 25 points and 4 outcomes), and each user id once.
+Row groups stream through Ray Data, on GPUs where the cluster has them, or through a running Triton
+(:mod:`ray_train.served_network`). Whatever the number of operating points the network runs once per row, and
+``[n, A, M]`` exists only for one micro-batch of one worker. The driver keeps ``2 P + 4 R + 24`` bytes a row
+(about 90 for 25 points and 4 outcomes), and each user id once.
 
 Shape legend: n rows of a slice, N rows altogether, P scalarizations, M objectives, R outcomes
 (objectives, then metrics), A actions.
@@ -27,6 +28,7 @@ from ray_train.ingest import encode_table
 from ray_train.logs import LogFiles, log_schema
 from ray_train.reading import SLICE_ROWS, Unit, Window, in_window, read_slices
 from ray_train.rows import Reason, bad_rows
+from ray_train.served_network import ServedNetwork
 from ray_train.sweep import ScoredRows
 from triton_models.errors import PutsError
 from triton_models.surface import Surface
@@ -71,22 +73,27 @@ def score_units(
     batch: dict[str, npt.NDArray[Any]],
     task: ScoringTask,
     units: Sequence[Unit],
-    network: Sequence[ObjectRef[ValueNetwork]],
+    network: Sequence[ObjectRef[ValueNetwork | ServedNetwork]],
 ) -> Iterator[pa.Table]:
     """Score the row groups whose numbers are in column ``id``, slice by slice; a Ray Data task."""
     import ray
     import torch
 
     torch.set_num_threads(1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # The reference is in a list because Ray would otherwise send the network along with every task.
-    model = ray.get(network[0]).to(device).eval()
+    model = ray.get(network[0])
+    device = torch.device("cpu")
+    if isinstance(model, torch.nn.Module):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = model.to(device).eval()
     for number in batch["id"]:
         for table in task.tables(units[number]):
             yield score_table(task, model, table, device)
 
 
-def score_table(task: ScoringTask, network: ValueNetwork, table: pa.Table, device: torch.device) -> pa.Table:
+def score_table(
+    task: ScoringTask, network: ValueNetwork | ServedNetwork, table: pa.Table, device: torch.device
+) -> pa.Table:
     """Everything that valuation needs from a slice of the log, one row per row, as Arrow.
 
     Rows that do not pass :func:`ray_train.rows.bad_rows` carry their reason and otherwise nothing.
@@ -128,7 +135,7 @@ def score_table(task: ScoringTask, network: ValueNetwork, table: pa.Table, devic
 
 def choose_actions(
     surface: Surface,
-    network: ValueNetwork,
+    network: ValueNetwork | ServedNetwork,
     arrays: dict[str, npt.NDArray[Any]],
     scalarization_PM: FloatArray,
     device: torch.device,
@@ -159,7 +166,7 @@ def _vectors(values_nX: npt.NDArray[Any]) -> pa.FixedSizeListArray:
 def score_log(
     task: ScoringTask,
     units: Sequence[Unit],
-    network: ValueNetwork,
+    network: ValueNetwork | ServedNetwork,
     *,
     max_bad_share: float = 0.01,
     progress: Progress | None = None,
@@ -180,7 +187,9 @@ def score_log(
     return collector.finish(task.surface, max_bad_share=max_bad_share)
 
 
-def _stream(task: ScoringTask, units: list[Unit], network: ValueNetwork) -> Iterator[pa.Table]:
+def _stream(
+    task: ScoringTask, units: list[Unit], network: ValueNetwork | ServedNetwork
+) -> Iterator[pa.Table]:
     import ray
     import ray.data
 
@@ -193,13 +202,20 @@ def _stream(task: ScoringTask, units: list[Unit], network: ValueNetwork) -> Iter
     # The order of rows decides which of two duplicates stays, and makes sums reproducible to the bit.
     data.context.execution_options.preserve_order = True
     data.context.enable_progress_bars = False
+    served = isinstance(network, ServedNetwork)
     scored = data.map_batches(
         score_units,  # type: ignore[arg-type]  # Ray's stubs know no further arguments
-        fn_kwargs={"task": task, "units": units, "network": [ray.put(network.cpu())]},
+        fn_kwargs={
+            "task": task,
+            "units": units,
+            "network": [ray.put(network if isinstance(network, ServedNetwork) else network.cpu())],
+        },
         batch_size=1,
         batch_format="numpy",
         num_cpus=1,
-        num_gpus=1 if resources.get("GPU", 0) >= 1 else 0,
+        num_gpus=1 if resources.get("GPU", 0) >= 1 and not served else 0,
+        # One task asks the server at a time, whatever the size of the cluster.
+        concurrency=1 if served else None,
     )
     try:
         yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")

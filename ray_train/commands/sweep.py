@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from ray_train.logs import LogFiles
     from ray_train.reading import Unit, Window
     from ray_train.scoring import Progress
+    from ray_train.served_network import ServedNetwork
     from ray_train.sweep_settings import SweepSettings
+    from triton_models.network import ValueNetwork
     from triton_models.runs import Run
 
 LINE_INTERVAL_S = 10.0
@@ -47,6 +49,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--production", default="mixture", choices=("mixture", "nearest"), help="how production is valued")
     add("--split", choices=("holdout", "all"), default="holdout", help="rows: the run's hold-out, or all")
     add("--batch-size", type=int, default=8192, metavar="ROWS", help="rows that one worker holds at once")
+    add(
+        "--triton",
+        metavar="HOST:PORT",
+        help="score with the run's model in this running Triton, beside live traffic",
+    )
+    add("--triton-share", type=float, default=0.5, help="most of the time that scoring may keep it busy")
     add("--ray-address", metavar="ADDRESS", help="Ray cluster; default: RAY_ADDRESS, else a local one")
     add_check_options(parser)
     parser.set_defaults(command=run)
@@ -70,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     settings = _settings(options)
     share, now = check_options(options)
     fitted = load_run(options.run)
-    surface, network = fitted.surface, fitted.load_network()
+    surface, network = fitted.surface, _network(options, fitted)
     scalarization_PM = settings.scalarizations(surface)
     files, units, window = _open_logs(options, fitted, now)
     task = ScoringTask(
@@ -117,6 +125,24 @@ def run(options: argparse.Namespace) -> None:
     print_candidates(console, frontier)
     for name in (FRONTIER, PAGE):
         console.print(f"written: {fitted.path / name}", soft_wrap=True, highlight=False)
+
+
+def _network(options: argparse.Namespace, fitted: Run) -> ValueNetwork | ServedNetwork:
+    """The run's network, or the same in a running server.
+
+    Raises:
+        ConfigurationError: an impossible share.
+        UpstreamError: the server cannot be asked, or serves something else.
+    """
+    from ray_train.served_network import ServedNetwork
+
+    if options.triton is None:
+        return fitted.load_network()
+    if not 0 < options.triton_share <= 1:
+        raise ConfigurationError(f"--triton-share must lie in (0, 1], got {options.triton_share}")
+    served = ServedNetwork(options.triton, len(fitted.surface.objectives), share=options.triton_share)
+    served.require_run(fitted)
+    return served
 
 
 def _settings(options: argparse.Namespace) -> SweepSettings:

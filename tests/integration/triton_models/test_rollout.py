@@ -298,8 +298,8 @@ def test_the_onnx_file_says_where_it_comes_from(exported: Exported) -> None:
         "data_window",
         "code_version",
         "metrics",
-            "precision",
-            "value_tolerance",
+        "precision",
+        "value_tolerance",
     }
     assert told == {name: parameters[name] for name in told}
 
