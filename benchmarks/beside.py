@@ -11,7 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -57,6 +57,19 @@ class Summary:
     p99_ratio: tuple[float, float, float]
 
 
+def check(*, rate: float, turns: int, turn_s: float) -> None:
+    """Refuse numbers that give no percentiles.
+
+    Raises:
+        BenchmarkError: which ones.
+    """
+    if not (0 < rate <= 10_000 and 0 < turn_s <= 3600 and rate * turn_s >= 20 and turns >= 2):
+        raise BenchmarkError(
+            f"need at least 2 turns of at least 20 requests each, got {turns} turns of {turn_s:g} s at "
+            f"{rate:g} requests a second"
+        )
+
+
 def measure(run: Run, repository: Path, *, rate: float, turns: int, turn_s: float) -> list[Turn]:
     """Serve the repository and take the turns.
 
@@ -64,11 +77,11 @@ def measure(run: Run, repository: Path, *, rate: float, turns: int, turn_s: floa
         BenchmarkError: impossible numbers.
         ServerError: the server does not start.
     """
-    if rate <= 0 or turns < 2 or turn_s <= 0:
-        raise BenchmarkError(f"need rate > 0, at least 2 turns, turn > 0; got {rate}, {turns}, {turn_s}")
     from triton_models.remote import RemoteServer
     from triton_models.server import EmbeddedServer
 
+    check(rate=rate, turns=turns, turn_s=turn_s)
+    order = np.random.default_rng(0)
     found: list[Turn] = []
     with (
         EmbeddedServer(repository) as server,
@@ -77,9 +90,9 @@ def measure(run: Run, repository: Path, *, rate: float, turns: int, turn_s: floa
     ):
         request = _live_request(run)
         _live(live, request, rate=rate, seconds=turn_s)
-        for turn in range(turns):
-            for i in range(len(MODES)):
-                mode = MODES[(i + turn) % len(MODES)]
+        for _ in range(turns):
+            # At random, so that none always follows the same other one.
+            for mode in (MODES[i] for i in order.permutation(len(MODES))):
                 scorer.send(mode)
                 time.sleep(SETTLING_S)
                 scorer.send("count")
@@ -132,8 +145,11 @@ def _scorer(address: str, run: Run) -> Iterator[Connection]:
         if not ours.poll(60.0) or ours.recv() != "ready":
             raise BenchmarkError("the scoring process did not start")
         yield ours
+    except (EOFError, BrokenPipeError) as error:
+        raise BenchmarkError("the scoring process ended before its time") from error
     finally:
-        ours.send("end")
+        with suppress(BrokenPipeError):
+            ours.send("end")
         process.join(30.0)
         if process.is_alive():
             process.kill()

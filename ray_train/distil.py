@@ -21,17 +21,17 @@ Shape legend: n rows, B batch, A actions, M objectives, P scalarizations.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from ray_train.distil_settings import DistilSettings
 from ray_train.epochs import Progress
 from ray_train.estimators import FloatArray
 from ray_train.ingest import Arrays
@@ -53,31 +53,6 @@ SMALLEST_PART = 1e-3
 """Of an objective's variance over states, the least that level and effect are each scaled by."""
 
 Say = Callable[[str], None]
-
-
-class DistilSettings(BaseModel):
-    """How to distil."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rows: Annotated[int, Field(ge=100)] = 100_000
-    """Most logged states to learn from, spread over the training window."""
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
-    batch_size: Annotated[int, Field(ge=2)] = 1024
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-2
-    """Peak of the schedule: linear warm-up, then half a cosine down to zero."""
-    warmup_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    gradient_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    selection_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    """Share of the rows that choose the epoch."""
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
-def student_config(teacher: NetworkConfig, **sizes: int) -> NetworkConfig:
-    """The teacher's widths with the cheap parts in the place of the costly ones."""
-    cheap = {"history_encoder": "pooling", "action_head": "grid", "backbone_blocks": 2}
-    return NetworkConfig.model_validate({**teacher.model_dump(), **cheap, **sizes})
 
 
 @dataclass(frozen=True)
@@ -263,6 +238,8 @@ class Sameness:
     ``mean_s max_a u(s, a) - max_a mean_s u(s, a)``, with ``u = Σ_m λ_m Q_m``."""
     kept_P: FloatArray
     """Share of that gain which the teacher expects from the student's choices; 1 where there is none."""
+    unexplained_M: FloatArray
+    """Share of the variance over states of the teacher's action effects that the student leaves."""
     regret_P: FloatArray
     """``mean_s [u(s, a*) - u(s, a')] / mean_s u(s, a*)``: the teacher's expected relative loss."""
 
@@ -270,6 +247,7 @@ class Sameness:
 def compare_policies(taught: Taught, student: ValueNetwork, scalarization_PM: FloatArray) -> Sameness:
     """The student's choices in the teacher's eyes."""
     q_nAM = taught.q_nAM.double()
+    student = copy.deepcopy(student).to(q_nAM.device)
     with torch.inference_mode():
         other_nAM = torch.cat(
             [
@@ -277,12 +255,12 @@ def compare_policies(taught: Taught, student: ValueNetwork, scalarization_PM: Fl
                 for start in range(0, len(taught), 4096)
             ]
         )
-    scalarization = torch.as_tensor(scalarization_PM, dtype=torch.float32)
+    scalarization = torch.as_tensor(scalarization_PM, dtype=torch.float32, device=q_nAM.device)
     chosen_nP = greedy_actions(other_nAM, scalarization)
     best_nP = greedy_actions(taught.q_nAM, scalarization)
     columns: list[tuple[float, float, float, float]] = []
     for p in range(len(scalarization_PM)):
-        u_nA = q_nAM @ torch.as_tensor(scalarization_PM[p], dtype=torch.float64)
+        u_nA = q_nAM @ torch.as_tensor(scalarization_PM[p], dtype=torch.float64, device=q_nAM.device)
         best = float(u_nA.gather(1, best_nP[:, p, None]).mean())
         mine = float(u_nA.gather(1, chosen_nP[:, p, None]).mean())
         static = float(u_nA.mean(dim=0).max())
@@ -291,4 +269,20 @@ def compare_policies(taught: Taught, student: ValueNetwork, scalarization_PM: Fl
         agreement = float((chosen_nP[:, p] == best_nP[:, p]).double().mean())
         columns.append((agreement, gain, kept, (best - mine) / best))
     agreement_P, gain_P, kept_P, regret_P = np.array(columns).T
-    return Sameness(agreement_P=agreement_P, gain_P=gain_P, kept_P=kept_P, regret_P=regret_P)
+    return Sameness(
+        agreement_P=agreement_P,
+        gain_P=gain_P,
+        kept_P=kept_P,
+        regret_P=regret_P,
+        unexplained_M=_unexplained_effects(q_nAM, other_nAM.double()),
+    )
+
+
+def _unexplained_effects(q_nAM: Tensor, other_nAM: Tensor) -> FloatArray:
+    """What differs from state to state between actions is all that a choice can use; nothing is floored."""
+    effect_nAM = q_nAM - q_nAM.mean(dim=1, keepdim=True)
+    error_nAM = effect_nAM - (other_nAM - other_nAM.mean(dim=1, keepdim=True))
+    varies_M = effect_nAM.var(dim=0).mean(dim=0)
+    left_M = error_nAM.square().mean(dim=(0, 1))
+    share_M = torch.where(varies_M > SMALLEST_VARIANCE, left_M / varies_M, torch.zeros_like(left_M))
+    return np.asarray(share_M.cpu().numpy(), dtype=np.float64)

@@ -23,13 +23,13 @@ import torch
 
 from ray_train.cluster import joined_ray
 from ray_train.distil import (
-    DistilSettings,
     Sameness,
     Taught,
     compare_policies,
     distil,
     teach,
 )
+from ray_train.distil_settings import DistilSettings
 from ray_train.epochs import Progress, serialize
 from ray_train.estimators import ChosenActions, FloatArray, SelfNormalizedIPS
 from ray_train.evaluation import evaluate
@@ -125,14 +125,14 @@ def distil_run(
     began, now = time.monotonic(), now or datetime.now(UTC)
     surface, old = teacher.surface, teacher.load_network()
     log = _Log(surface, discover_files(logs), teacher, now)
-    taught = log.taught(old, log.train_window, settings.rows, device, settings.seed)
-    holdout = log.taught(old, log.holdout_window, SEEN_ROWS, device, settings.seed)
-    say(f"teacher    {teacher.manifest.run_id}, {_parameters(old):,} parameters")
-    say(f"student    {_size(surface, network):,} parameters")
-    say(f"           {len(taught):,} states to learn from, {len(holdout):,} later ones to compare on")
-    student, progress = distil(surface, network, taught, holdout, settings, say)
-    say("comparing both policies on the logged hold-out rows")
-    with joined_ray(address):
+    with joined_ray(address):  # first: a student would be lost with a cluster that cannot be reached
+        taught = log.taught(old, log.train_window, settings.rows, device, settings.seed)
+        holdout = log.taught(old, log.holdout_window, SEEN_ROWS, device, settings.seed)
+        say(f"teacher    {teacher.manifest.run_id}, {_parameters(old):,} parameters")
+        say(f"student    {_size(surface, network):,} parameters")
+        say(f"           {len(taught):,} states to learn from, {len(holdout):,} later ones to compare on")
+        student, progress = distil(surface, network, taught, holdout, settings, say)
+        say("comparing both policies on the logged hold-out rows")
         comparison = log.compare(old, student, holdout, max_bad_share)
     for line in describe(surface, comparison):
         say(line)
@@ -151,11 +151,13 @@ def distil_run(
 
 def _problem(progress: Progress, comparison: Comparison, max_unexplained: float) -> str | None:
     """Why the student is not its teacher's equal, or None."""
-    unexplained = unexplained_share(progress)
+    unexplained = max(unexplained_share(progress), float(comparison.sameness.unexplained_M.max()))
     if unexplained > max_unexplained:
         return (
             f"the student leaves {unexplained:.2%} of its teacher unexplained, allowed {max_unexplained:.2%}"
         )
+    if not np.isfinite(comparison.bounds_PM2).all():
+        return "the logged hold-out is too small to compare the student with its teacher"
     if comparison.told_apart:
         return "the logs tell the student's policies from its teacher's (an interval excludes zero)"
     return None
@@ -292,6 +294,7 @@ def _manifest(
             "metrics": {
                 **{f"teacher_{name}": value for name, value in old.metrics.items()},
                 "unexplained_share": unexplained_share(progress),
+                "unexplained_effect_share": float(comparison.sameness.unexplained_M.max()),
                 "same_action_share": float(comparison.sameness.agreement_P.mean()),
                 "expected_gain_kept_share": float(comparison.sameness.kept_P.mean()),
             },

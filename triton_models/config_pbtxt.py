@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 
 Backend = Literal["python", "onnxruntime"]
 BACKENDS: tuple[Backend, ...] = ("python", "onnxruntime")
+
+MODEL_SHA256 = "model_sha256"
+"""Parameter of a version: SHA-256 of its model file."""
+
+TensorRT = Literal["off", "fp32", "fp16"]
+TENSORRT: tuple[TensorRT, ...] = get_args(TensorRT)
+
+LARGEST_BATCH = 65_536
+"""Of the exported graph's batch dimension."""
 
 INPUT_RULES = "input_rules"
 """Parameter: JSON of input name → rule, checked per request by the Python backend; see InputRules."""
@@ -45,19 +54,19 @@ WARMUP_FOLDER = "warmup"
 class GpuOptions:
     """What only newer servers with Triton's own ``onnxruntime`` backend may be told."""
 
-    tensorrt: Literal["off", "fp32", "fp16"] = "off"
+    tensorrt: TensorRT = "off"
     """Build TensorRT engines in this precision instead of running the CUDA execution provider."""
     engine_cache: str = "/tmp/tensorrt"  # inside the container, whose root is read-only
     """Folder of the container where TensorRT engines are kept between starts."""
     queue_timeout_ms: int | None = None
     """Reject a request that waited so long in the queue. Stalls release 24.10: measure it first."""
     priority_levels: int = 0
-    """Levels of priority, 1 the highest and the default of a request; 0: none. Batch scoring asks for the
-    lowest."""
+    """Levels of priority, 1 the highest and the default of a request; 0: none. ``sweep --triton`` asks for
+    the lowest."""
 
     def __post_init__(self) -> None:
-        if self.tensorrt not in ("off", "fp32", "fp16"):
-            raise ConfigurationError(f"tensorrt must be off, fp32 or fp16, got {self.tensorrt!r}")
+        if self.tensorrt not in TENSORRT:
+            raise ConfigurationError(f"tensorrt must be one of {', '.join(TENSORRT)}, got {self.tensorrt!r}")
         if not self.engine_cache.startswith("/"):
             raise ConfigurationError(f"engine_cache must be an absolute path, got {self.engine_cache!r}")
         if self.queue_timeout_ms is not None and self.queue_timeout_ms < 1:
@@ -101,6 +110,8 @@ class ModelSettings:
         for what in ("max_batch_size", "instance_count", "intra_op_threads", "version"):
             if getattr(self, what) < 1:
                 raise ConfigurationError(f"{what} must be at least 1, got {getattr(self, what)}")
+        if self.max_batch_size > LARGEST_BATCH:
+            raise ConfigurationError(f"max_batch_size is at most {LARGEST_BATCH}, got {self.max_batch_size}")
         if any(not 1 <= size <= self.max_batch_size for size in self.warmup_batch_sizes):
             raise ConfigurationError(
                 f"warm-up batch sizes must lie in 1..{self.max_batch_size}, "
@@ -154,6 +165,8 @@ def build_config(settings: ModelSettings) -> ModelConfig:
         config.instance_group.add(kind=group.KIND_GPU, count=settings.instance_count)
         if settings.gpu.tensorrt != "off":
             _add_tensorrt(config, settings)
+        else:
+            _add_cuda(config)
     else:
         config.instance_group.add(kind=group.KIND_CPU, count=settings.instance_count)
     for batch_size in settings.warmup_batch_sizes:
@@ -176,20 +189,28 @@ def _add_batching(config: Any, settings: ModelSettings) -> None:
         batching.default_queue_policy.default_timeout_microseconds = gpu.queue_timeout_ms * 1000
 
 
+def _add_cuda(config: Any) -> None:
+    """The CUDA execution provider in float32: TF32, its default, would cost the parity with torch."""
+    accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
+    accelerator.parameters["use_tf32"] = "0"
+
+
 def _add_tensorrt(config: Any, settings: ModelSettings) -> None:
     """The TensorRT execution provider with one fixed profile: an engine is built once, for all batch sizes.
 
     Without profiles, every batch size that is larger than any before builds the engine anew, for minutes,
-    while requests wait. Keys are those of Triton's onnxruntime backend.
+    while requests wait. Keys are those of Triton's onnxruntime backend. Every model file has a cache of its
+    own: the key of an engine knows the graph's names, but not its weights.
     """
     accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
+    cache = f"{settings.gpu.engine_cache}/{settings.parameters.get(MODEL_SHA256, settings.name)[:16]}"
     parameters = {
         "precision_mode": settings.gpu.tensorrt.upper(),
         "max_workspace_size_bytes": str(1 << 30),
         "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": settings.gpu.engine_cache,
+        "trt_engine_cache_path": cache,
         "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": settings.gpu.engine_cache,
+        "trt_timing_cache_path": cache,
     }
     for which, batch in (("min", 1), ("opt", settings.max_batch_size), ("max", settings.max_batch_size)):
         parameters[f"trt_profile_{which}_shapes"] = ",".join(

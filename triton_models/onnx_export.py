@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from triton_models.config_pbtxt import LARGEST_BATCH
 from triton_models.errors import ConfigurationError, ParityError
 from triton_models.network import ValueNetwork
 from triton_models.parity import Inputs
@@ -55,7 +56,7 @@ def to_onnx(surface: Surface, network: ValueNetwork, dtype: torch.dtype = torch.
     module = ServedValueNetwork(surface, network, dtype).eval()
     specs = input_specs(surface)
     example = tuple(torch.from_numpy(array) for array in example_inputs(surface, 2).values())
-    batch = torch.export.Dim("batch", min=1, max=65536)
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,

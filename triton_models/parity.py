@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,16 @@ from triton_models.surface import Surface
 
 VALUE_TOLERANCE = 1e-5
 """Largest difference of a value between the exported float32 model and torch."""
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+VALUE_BOUND: dict[Precision, float] = {
+    "float32": VALUE_TOLERANCE,
+    "float16": 2e-3,
+    "bfloat16": 1e-2,
+    "int8": 2e-2,
+}
+"""Largest difference of a value by number format: about four units in the last place near 1 for the half
+precisions; for ``int8`` a tenth of what the rewards of a feed usually vary by."""
 VALUE_TOLERANCE_PARAMETER = "value_tolerance"
 """Parameter of a version: the tolerance that it was exported with."""
 STORED_CASES_BYTES = 2 * 1024**2
@@ -141,7 +152,7 @@ def load_cases(path: Path) -> Cases:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise RepositoryError(f"{path}: no stored cases; export the run again") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RepositoryError(f"{path}: stored cases cannot be read: {error}; export again") from error
     parts: dict[str, Inputs] = {"input": {}, "expected": {}}
     for name, array in arrays.items():

@@ -21,8 +21,6 @@ PYTHON_FILE = "model.py"
 CASES_FILE = "cases.npz"
 DEFAULT_REPOSITORY = Path("triton_models/repository")
 
-MODEL_SHA256 = "model_sha256"
-"""Parameter: SHA-256 of ``model.onnx``."""
 SERVED_BEFORE = "served_before"
 """Parameter of ``config.pbtxt``: JSON list of the versions served before this one, oldest first."""
 

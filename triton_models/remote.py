@@ -21,6 +21,7 @@ from triton_models.config_pbtxt import config_parameters
 from triton_models.errors import (
     ConfigurationError,
     UpstreamError,
+    UpstreamInvalidError,
     UpstreamUnavailableError,
 )
 from triton_models.parity import Inputs
@@ -153,14 +154,21 @@ class RemoteServer:
         with self._mapped(model):
             self._client.unload_model(model, client_timeout=LOAD_TIMEOUT_S)
 
-    def infer(self, model: str, arrays: Inputs, outputs: Sequence[str] = ()) -> Inputs:
-        """One request; all outputs unless some are named."""
+    def infer(self, model: str, arrays: Inputs, outputs: Sequence[str] = (), *, priority: int = 0) -> Inputs:
+        """One request; all outputs unless some are named. Priority 0 is the model's default."""
         wanted = [self._grpc.InferRequestedOutput(name) for name in outputs] or None
         with self._mapped(model):
             result = self._client.infer(
-                model, self._tensors(arrays), outputs=wanted, client_timeout=RPC_TIMEOUT_S
+                model,
+                self._tensors(arrays),
+                outputs=wanted,
+                client_timeout=RPC_TIMEOUT_S,
+                priority=priority,
             )
-        return {item.name: result.as_numpy(item.name) for item in result.get_response().outputs}
+        try:
+            return {item.name: result.as_numpy(item.name) for item in result.get_response().outputs}
+        except ValueError as error:  # the right shape without data: NumPy ≥ 2 in a Python stub
+            raise UpstreamInvalidError(f"{self.url}: {model} answers without data: {error}") from error
 
     def infer_many(
         self, model: str, requests: Sequence[Inputs], count: int, *, concurrency: int, outputs: Sequence[str]

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triton_models.config_pbtxt import (
+    MODEL_SHA256,
     WARMUP_FOLDER,
     Backend,
     GpuOptions,
@@ -45,7 +46,6 @@ from triton_models.published import (
     CONFIG,
     DEFAULT_REPOSITORY,
     MODEL_FILE,
-    MODEL_SHA256,
     PYTHON_FILE,
     VERSION_CONFIG,
     PublishedModel,

@@ -33,7 +33,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triton_models.checks import ModelServer, StoredCheck
-from triton_models.config_pbtxt import WARMUP_FOLDER, config_json, config_parameters, warmup_file_names
+from triton_models.config_pbtxt import (
+    MODEL_SHA256,
+    WARMUP_FOLDER,
+    config_json,
+    config_parameters,
+    warmup_file_names,
+)
 from triton_models.errors import (
     PutsError,
     RepositoryError,
@@ -43,7 +49,6 @@ from triton_models.errors import (
 )
 from triton_models.published import (
     MODEL_FILE,
-    MODEL_SHA256,
     PYTHON_FILE,
     require_model,
     served_before,
@@ -119,7 +124,7 @@ def roll_out(
         target = _target(root, model, old, version, back)
         history = _history(old, target)
         serving = _serving(old)
-        with _kept(server, root, model, old, target):
+        with _kept(server, root, model, old, target) as switch:
             config = selection_config(root, model, target, history=history)
             _require_same_surface(old, config, force)
             check = StoredCheck.of(root, model, config, target)
@@ -128,6 +133,7 @@ def roll_out(
                 tell(f"version {target} beside {serving or 'nothing'}, checked with {check.what} …")
                 _check_candidate(server, root, model, config, target, check, old)
                 tell(f"version {target} answers as it should; switching …")
+                switch.begun = True
                 server.load(model, config_json(config))
                 _require_version(server, model, target)
             largest = check.run(server, model)
@@ -241,38 +247,52 @@ def _require_version(server: ModelServer, model: str, version: int) -> None:
         raise UpstreamInvalidError(f"{server.url}: {model} serves {there} after version {version} was loaded")
 
 
+@dataclass
+class _Switch:
+    """Whether the server has been told to switch; it may still be about to."""
+
+    begun: bool = False
+
+
 @contextmanager
 def _kept(
     server: ModelServer, root: Path, model: str, old: ServedModel | None, target: int
-) -> Iterator[None]:
+) -> Iterator[_Switch]:
     """Where the block fails, the server gets its old version back, and the repository too."""
-    serving = _serving(old)
+    serving, switch = _serving(old), _Switch()
     if old is None or serving is None or serving == target:
-        yield
+        yield switch
         return
     try:
-        yield
+        yield switch
     except PutsError as error:
         problem = f"version {target} was not rolled out: {error}"
         try:
-            _put_back(server, root, model, old, serving, target)
+            _put_back(server, root, model, old, serving, target, switch)
         except PutsError as second:
             raise UpstreamInvalidError(
                 f"{problem}; putting version {serving} back failed: {second}"
             ) from error
         raise type(error)(f"{problem}; version {serving} goes on") from error
     except BaseException:
-        _put_back(server, root, model, old, serving, target)
+        _put_back(server, root, model, old, serving, target, switch)
         raise
 
 
 def _put_back(
-    server: ModelServer, root: Path, model: str, old: ServedModel, serving: int, target: int
+    server: ModelServer,
+    root: Path,
+    model: str,
+    old: ServedModel,
+    serving: int,
+    target: int,
+    switch: _Switch,
 ) -> None:
     # The repository first: it is what counts when the server has died.
     published = require_model(root, model)
     if published.served == target and serving in published.versions:
         select_version(root, model, serving, history=served_before(old.parameters))
     now = server.served(model)
-    if now is None or now.versions != old.versions or now.parameters != old.parameters:
+    # A load that this side gave up goes on in the server; loads of one model come one after the other.
+    if switch.begun or now is None or now.versions != old.versions or now.parameters != old.parameters:
         server.load(model, config_json(old.config))

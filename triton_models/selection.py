@@ -7,13 +7,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from triton_models.config_pbtxt import WARMUP_FOLDER, config_parameters, config_text, warmup_file_names
+from triton_models.config_pbtxt import (
+    MODEL_SHA256,
+    WARMUP_FOLDER,
+    config_parameters,
+    config_text,
+    warmup_file_names,
+)
 from triton_models.errors import RepositoryError
 from triton_models.files import write_atomically
 from triton_models.published import (
     CONFIG,
     MODEL_FILE,
-    MODEL_SHA256,
     PYTHON_FILE,
     SERVED_BEFORE,
     PublishedModel,

@@ -74,10 +74,17 @@ class ServedValueNetwork(nn.Module):
         action_B1 = torch.argmax(score_BA, dim=1, keepdim=True)
         picked_B11 = action_B1.unsqueeze(-1).expand(-1, 1, q_BAM.shape[2])
         values_BM = torch.gather(q_BAM, 1, picked_B11).squeeze(1)
-        # Whatever is not a number in the state or in λ makes the best score one as well.
-        good_B1 = possible_B1 & _finite(torch.gather(score_BA, 1, action_B1))
+        # Looked for in the inputs: on a GPU a ReLU turns NaN into 0, and the score would look like one.
+        state_sum_B1 = self._state_sum(tensors)
+        good_B1 = possible_B1 & _finite(state_sum_B1 + torch.gather(score_BA, 1, action_B1))
         weights_BW = torch.where(good_B1, self.actions_AW[action_B1.squeeze(1)], torch.nan)
         return weights_BW, torch.where(good_B1, action_B1, -1), values_BM, q_BAM
+
+    def _state_sum(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Not a number where any of a row's inputs is none."""
+        names = [name for name in self.state_names if tensors[name].is_floating_point()]
+        sums = [tensors[name].flatten(1).sum(dim=1, keepdim=True) for name in names]
+        return torch.stack(sums).sum(dim=0)
 
     def _prepared(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         state = {name: tensors[name] for name in self.state_names}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def load_states(surface: Surface, run: Path) -> dict[str, npt.NDArray[Any]]:
             states = {spec.name: stored[spec.name].astype(spec.dtype) for spec in state_specs(surface)}
     except FileNotFoundError as error:
         raise RunError(f"{file}: is missing; the run was made by an older version, fit again") from error
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{file}: cannot be read ({error}); fit again") from error
     rows = {len(value) for value in states.values()}
     fits = all(states[spec.name].shape[1:] == spec.shape for spec in state_specs(surface))

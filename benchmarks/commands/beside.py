@@ -31,12 +31,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Export, serve, measure, write, show."""
-    from benchmarks.beside import MODES, measure, summarize, table
+    from benchmarks.beside import MODES, check, measure, summarize, table
     from benchmarks.cost.machine import describe_machine
     from triton_models.export import export_run
     from triton_models.files import write_atomically, write_json
     from triton_models.runs import load_run
 
+    check(rate=options.rate, turns=options.turns, turn_s=options.turn_s)
     fitted = load_run(options.run)
     minutes = options.turns * len(MODES) * (options.turn_s + 0.5) / 60
     say(f"exporting {options.run}; then {options.turns} turns of {', '.join(MODES)}: {minutes:.1f} minutes")

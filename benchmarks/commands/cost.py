@@ -6,11 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from triton_models.config_pbtxt import LARGEST_BATCH
 from triton_models.doors import say
 from triton_models.errors import BenchmarkError
 
-LARGEST_BATCH = 65536
-"""Of the exported graph's batch dimension."""
 GPU_MODES = ("eager", "compile", "graph", "compile + graph", "onnxruntime")
 GPU_PRECISIONS = ("float32", "tf32", "bfloat16")
 

@@ -17,8 +17,6 @@ import torch
 from benchmarks.cost.counting import Work
 from benchmarks.cost.device_runs import PRECISIONS, Precision, set_matrix_precision, synchronize
 
-TERA = 1e12
-
 DATASHEET: dict[str, tuple[dict[Precision, float], float]] = {
     "H200": ({"float32": 67e12, "tf32": 495e12, "bfloat16": 990e12}, 4.8e12),
     "H100": ({"float32": 67e12, "tf32": 495e12, "bfloat16": 990e12}, 3.35e12),

@@ -23,14 +23,14 @@ STUDENT_SIZES = {
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
-    from ray_train.distil import DistilSettings
+    from ray_train.distil_settings import DistilSettings
 
     fields = DistilSettings.model_fields
     parser = subparsers.add_parser(
         "distil",
         help="make a cheaper network that chooses like a fitted one",
-        description="Fit a small network to a run's own answers on logged states, show on the hold-out that "
-        "it makes the same choices, and write it as a run, for sweep and export.",
+        description="Fit a small network to a run's own answers on logged states, show on the hold-out how "
+        "close its policies are, and write it as a run of its own, for sweep and export.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -48,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="most of the teacher's variance that the student may leave unexplained",
+        help="most of the teacher's variance, and of that of its action effects, that may be left",
     )
     add("--force", action="store_true", help="write the run even if it is not the teacher's equal")
     add("--ray-address", metavar="ADDRESS", help="Ray cluster of the comparison; default: a local one")
@@ -60,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(options: argparse.Namespace) -> None:
     """Distil, compare, write, say."""
-    from ray_train.distil import DistilSettings, student_config
+    from ray_train.distil_settings import DistilSettings, student_config
     from ray_train.distilled_run import distil_run
     from triton_models.doors import say
     from triton_models.runs import load_run

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 
 from triton_models.commands.options import Subparsers, add_repository, positive
-from triton_models.config_pbtxt import BACKENDS, GpuOptions
+from triton_models.config_pbtxt import BACKENDS, TENSORRT, GpuOptions
 from triton_models.doors import say
 from triton_models.errors import PutsError
+from triton_models.parity import PRECISIONS
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -40,14 +41,14 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("float32", "float16", "bfloat16", "int8"),
+        choices=PRECISIONS,
         default="float32",
-        help="what the network calculates in; others than float32 must choose alike on logged states",
+        help="what the network calculates in; another than float32 must run here and choose alike",
     )
     gpu = parser.add_argument_group("newer servers, --backend onnxruntime only")
     gpu.add_argument(
         "--tensorrt",
-        choices=("off", "fp32", "fp16"),
+        choices=TENSORRT,
         default="off",
         help="TensorRT engines, not CUDA",
     )
@@ -95,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     )
     say(
         f"parity: largest difference from torch {report.parity:.2g} over {report.cases} cases; "
-        "every action agrees"
+        "no choice costs more than that"
     )
     if report.judgement is not None:
         say(

@@ -14,7 +14,7 @@ from triton_models.commands.options import (
     positive,
 )
 from triton_models.doors import say
-from triton_models.errors import PutsError
+from triton_models.errors import ConfigurationError, PutsError
 from triton_models.files import write_json
 from triton_models.published import DEFAULT_REPOSITORY
 
@@ -82,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
 def _evaluated(options: argparse.Namespace) -> Evaluated:
     from triton_models.verify import evaluated_from_repository, evaluated_from_run
 
+    if options.run_path is not None and options.version is not None:
+        raise ConfigurationError("--version names a version of --repository; leave it out with --run")
     if options.run_path is None:
         return evaluated_from_repository(options.repository, model=options.model, version=options.version)
     try:
@@ -120,6 +122,8 @@ def _print(report: VerifyReport) -> None:
             f"({load.inferences} inferences in {load.executions} executions)"
         )
     say("")
+    for line in report.failures:
+        say(f"failed    {line}")
     for line in report.differences:
         say(f"differs   {line}")
     if report.is_evaluated_model:

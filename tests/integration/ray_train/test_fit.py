@@ -128,6 +128,7 @@ def test_the_run_says_what_it_is(fitted: Fitted) -> None:
         "learning.json",
         "model.pt",
         "run.json",
+        "states.npz",
         "surface.yaml",
     }
     assert sum("loss:" in line for line in fitted.lines) == SETTINGS.epochs

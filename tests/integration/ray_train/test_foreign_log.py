@@ -51,7 +51,7 @@ def test_fit_streaming_with_two_workers(foreign: Path, tmp_path: Path) -> None:
     assert any("split by share" in line for line in lines)
     loaded = load_run(run)
     assert loaded.manifest.data.rows_train == pytest.approx(5000 * 2 / 3, abs=150)
-    assert loaded.load_network().heads.weight.shape == (3, 128 // 8)
+    assert loaded.load_network().head.heads.weight.shape == (3, 128 // 8)
 
 
 @pytest.mark.parametrize("command", [["--help"], ["validate", "--help"], ["fit", "--help"]])

@@ -105,9 +105,14 @@ def test_the_export_of_any_surface_is_its_network(surface: Surface, config: Netw
 
     clean = ask(good)
     # The scale of λ says nothing.
-    factor = np.where(good["scalarization"].max(axis=1, keepdims=True) < 1e30, 64.0, 1.0)
+    factor = np.where(good["scalarization"].max(axis=1, keepdims=True) < 1e30, 37.3, 1.0)
     scaled = ask({**good, "scalarization": (good["scalarization"] * factor).astype(np.float32)})
-    np.testing.assert_array_equal(scaled["action"], clean["action"])
+    lambda_BM = good["scalarization"].astype(np.float64)
+    lambda_BM /= lambda_BM.max(axis=1, keepdims=True)
+    score_BA = np.einsum("bam,bm->ba", clean["action_values"].astype(np.float64), lambda_BM)
+    rows = np.arange(count)
+    lost = score_BA[rows, clean["action"][:, 0]] - score_BA[rows, scaled["action"][:, 0]]
+    np.testing.assert_allclose(lost, 0.0, atol=1e-6)
 
     # Codes that nobody knows are code 0.
     for name in {"context", "history_action"} & set(good):
@@ -125,7 +130,10 @@ def test_the_export_of_any_surface_is_its_network(surface: Surface, config: Netw
     if "history_embedding" in spoilt:
         spoilt["history_embedding"][5, 0, 0] = np.nan
         spoilt["history_action"][5, 0] = 1
-    spoilt_rows = 6 if "history_embedding" in spoilt else 5
+    if "history_age_s" in spoilt:
+        for row, bad in enumerate((np.nan, np.inf, -np.inf), start=6):
+            spoilt["history_age_s"][row, 0] = bad
+    spoilt_rows = 9 if "history_embedding" in spoilt else 5
     got = ask(spoilt)
     assert (got["action"][:spoilt_rows] == -1).all() and np.isnan(got["weights"][:spoilt_rows]).all()
     rest = slice(spoilt_rows, count)

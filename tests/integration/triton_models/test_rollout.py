@@ -30,7 +30,7 @@ from triton_models.published import CASES_FILE
 from triton_models.repository import publish_model, require_model, version_config
 from triton_models.selection import selection_config
 from triton_models.server import EmbeddedServer
-from triton_models.supervise import Supervisor
+from triton_models.supervise import Supervisor, SupervisorConfig
 from triton_models.surface import Surface
 from triton_models.tensors import VALUE_NETWORK, input_specs, output_specs
 
@@ -160,7 +160,8 @@ def test_roll_out_and_back_lose_no_request(
 
 def test_a_replaced_server_comes_back_with_the_selected_version(deployment: Deployment) -> None:
     assert deployment.door("rollout") == 0
-    with Supervisor(deployment.server) as supervisor:
+    # Patient, so that a busy machine is not taken for a dead model; a dead process is replaced at once.
+    with Supervisor(deployment.server, SupervisorConfig(probe_timeout_s=20.0)) as supervisor:
         os.kill(deployment.server.pid, signal.SIGKILL)
         deadline = time.monotonic() + 20
         while supervisor.replacements == 0 and time.monotonic() < deadline:

@@ -109,12 +109,16 @@ def test_concurrent_requests_share_a_batch(client: Any, cases: dict[str, Any]) -
         stats = client.get_inference_statistics(VALUE_NETWORK).model_stats[0]
         return stats.inference_count, stats.execution_count
 
-    inferences, executions = counts()
-    answers = infer_together(client, VALUE_NETWORK, [row(cases, i % 60) for i in range(300)])
-    assert not [answer for answer in answers if isinstance(answer, str)]
-    after_inferences, after_executions = counts()
-    assert after_inferences - inferences == 300
-    assert after_executions - executions < 200
+    # A client that a busy machine keeps from sending leaves nothing to join: it may try again.
+    for _ in range(5):
+        inferences, executions = counts()
+        answers = infer_together(client, VALUE_NETWORK, [row(cases, i % 60) for i in range(300)])
+        assert not [answer for answer in answers if isinstance(answer, str)]
+        after_inferences, after_executions = counts()
+        assert after_inferences - inferences == 300
+        if after_executions - executions < 200:
+            return
+    pytest.fail("300 concurrent requests never shared a batch")
 
 
 @pytest.mark.parametrize(

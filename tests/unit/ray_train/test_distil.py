@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from ray_train.distil import (
-    DistilSettings,
     Scales,
     Taught,
     compare_policies,
     distil,
-    student_config,
     teach,
 )
+from ray_train.distil_settings import DistilSettings, student_config
 from tests.support.surfaces import small_surface
 from triton_models.errors import ConfigurationError
 from triton_models.network import ValueNetwork
@@ -98,6 +97,8 @@ def test_a_network_is_the_same_as_itself_and_a_constant_one_keeps_nothing() -> N
             parameter.zero_()
     lost = compare_policies(later, constant, LAMBDAS)
     assert (lost.kept_P[[0, 2]] < 0.2).all()
+    assert lost.unexplained_M == pytest.approx([1.0, 1.0], abs=0.01)
+    assert itself.unexplained_M.tolist() == [0.0, 0.0]
     # The teacher's expected gain, written out.
     u_nA = later.q_nAM[:, :, 0].double().numpy()
     assert lost.gain_P[0] == pytest.approx(u_nA.max(axis=1).mean() - u_nA.mean(axis=0).max(), abs=1e-9)

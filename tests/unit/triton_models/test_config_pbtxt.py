@@ -10,6 +10,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from tests.support.surfaces import small_surface
 from triton_models.config_pbtxt import (
+    MODEL_SHA256,
+    GpuOptions,
     ModelSettings,
     build_config,
     config_json,
@@ -71,7 +73,6 @@ def test_onnxruntime_runs_on_the_gpu() -> None:
     config = parsed(backend="onnxruntime")
     assert (config.backend, config.default_model_filename) == ("onnxruntime", "model.onnx")
     assert [(g.kind, g.count) for g in config.instance_group] == [(pb.ModelInstanceGroup.KIND_GPU, 1)]
-    assert not config.HasField("optimization"), "TensorRT is opt-in"
 
 
 def test_dynamic_batching_without_any_queue_policy() -> None:
@@ -131,3 +132,69 @@ def test_settings_that_do_not_fit(changes: dict[str, Any], message: str) -> None
 def test_text_that_is_no_configuration() -> None:
     with pytest.raises(RepositoryError, match=r"REPO/config.pbtxt: not a Triton model configuration"):
         parse_config("name: 3 nonsense", source="REPO/config.pbtxt")
+
+
+def gpu(**options: Any) -> Any:
+    return parsed(
+        backend="onnxruntime", gpu=GpuOptions(**options), parameters={MODEL_SHA256: "0123456789abcdef" * 4}
+    )
+
+
+def accelerators(config: Any) -> dict[str, dict[str, str]]:
+    found = config.optimization.execution_accelerators.gpu_execution_accelerator
+    return {item.name: dict(item.parameters) for item in found}
+
+
+def test_cuda_calculates_in_float32_unless_tensorrt_is_asked_for() -> None:
+    assert accelerators(gpu()) == {"cuda": {"use_tf32": "0"}}
+    assert accelerators(parsed()) == {}
+
+
+def test_tensorrt_has_one_profile_for_all_batch_sizes_and_a_cache_for_every_model() -> None:
+    found = accelerators(gpu(tensorrt="fp16", engine_cache="/cache"))
+    assert set(found) == {"tensorrt"}
+    told = found["tensorrt"]
+    assert told["precision_mode"] == "FP16" and told["trt_engine_cache_enable"] == "1"
+    assert told["trt_engine_cache_path"] == "/cache/0123456789abcdef"
+    for which, batch in (("min", 1), ("opt", 32), ("max", 32)):
+        shapes = dict(item.split(":") for item in told[f"trt_profile_{which}_shapes"].split(","))
+        assert shapes == {
+            spec.name: "x".join(map(str, (batch, *spec.shape))) for spec in input_specs(SURFACE)
+        }
+    other = build_config(
+        settings(
+            backend="onnxruntime",
+            gpu=GpuOptions(tensorrt="fp16", engine_cache="/cache"),
+            parameters={MODEL_SHA256: "f" * 64},
+        )
+    )
+    assert accelerators(other)["tensorrt"]["trt_engine_cache_path"] == "/cache/" + "f" * 16
+
+
+def test_queue_options_are_those_that_were_asked_for() -> None:
+    plain = parsed().dynamic_batching
+    assert not plain.HasField("default_queue_policy") and plain.priority_levels == 0
+    assert plain.max_queue_delay_microseconds == 0
+    assert parsed(queue_delay_us=300).dynamic_batching.max_queue_delay_microseconds == 300
+    asked = gpu(queue_timeout_ms=20, priority_levels=2).dynamic_batching
+    assert asked.default_queue_policy.default_timeout_microseconds == 20_000
+    assert asked.default_queue_policy.timeout_action == pb.ModelQueuePolicy.REJECT
+    assert (asked.priority_levels, asked.default_priority_level) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"gpu": {"tensorrt": "fp16"}}, "need --backend onnxruntime"),
+        ({"gpu": {"queue_timeout_ms": 5}}, "need --backend onnxruntime"),
+        ({"backend": "onnxruntime", "gpu": {"tensorrt": "fp8"}}, "tensorrt must be one of off, fp32, fp16"),
+        ({"backend": "onnxruntime", "gpu": {"engine_cache": "here"}}, "absolute path"),
+        ({"backend": "onnxruntime", "gpu": {"queue_timeout_ms": 0}}, "queue_timeout_ms must be at least 1"),
+        ({"backend": "onnxruntime", "gpu": {"priority_levels": -1}}, "priority_levels must be at least 0"),
+        ({"queue_delay_us": -1}, "queue_delay_us must lie in"),
+        ({"max_batch_size": 10**9}, "max_batch_size is at most 65536"),
+    ],
+)
+def test_impossible_gpu_options_are_refused(change: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        settings(**(change | ({"gpu": GpuOptions(**change["gpu"])} if "gpu" in change else {})))

@@ -40,6 +40,7 @@ class FakeServer:
         self.files: dict[str, bytes] = {}
         self.fails: dict[str, BaseException] = {}
         self.problems: dict[str, str] = {}
+        self._late: pb.ModelConfig | None = None
 
     def _call(self, text: str) -> None:
         self.calls.append(text)
@@ -60,7 +61,14 @@ class FakeServer:
     def load(self, model: str, config: str, files: Mapping[str, bytes] | None = None) -> None:
         parsed = json_format.Parse(config, pb.ModelConfig())
         assert parsed.name == model
-        self._call(f"load {model} {list(parsed.version_policy.specific.versions)}")
+        if self._late is not None:  # loads of one model come one after the other
+            late, self._late = self._late, None
+            self.models[late.name] = late
+        try:
+            self._call(f"load {model} {list(parsed.version_policy.specific.versions)}")
+        except KeyboardInterrupt:
+            self._late = parsed  # the client gave up, the server goes on
+            raise
         self.files = dict(files or {})
         self.models[model] = parsed
 
