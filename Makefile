@@ -34,7 +34,7 @@ lint: install ## style, types and import directions
 	$(BIN)/lint-imports --no-cache
 
 test: lint ## everything CI runs: the real Ray, tritonserver and Chromium in it
-	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile --durations=15
+	$(BIN)/python -m pytest tests/system tests/integration tests/unit --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 test-unit: install ## the part without Ray and Triton, under a minute
 	$(BIN)/python -m pytest tests/unit

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from triton_models.errors import BenchmarkError
 from triton_models.runs import Run
 from triton_models.state_sample import load_states
 from triton_models.tensors import VALUE_NETWORK
 
+FloatArray = npt.NDArray[np.float64]
 Mode = Literal["off", "paced", "greedy"]
 MODES: tuple[Mode, ...] = ("off", "paced", "greedy")
 SETTLING_S = 0.5
@@ -190,33 +192,30 @@ def _score(pipe: Connection, address: str, path: Path) -> None:
 
 def summarize(turns: list[Turn], *, seed: int = 0) -> list[Summary]:
     """Percentiles by mode, and ratios to the silent scorer with intervals over turns."""
-    rng = np.random.default_rng(seed)
-    by_mode = {mode: [turn for turn in turns if turn.mode == mode] for mode in MODES}
+    by_mode = {mode: np.array([turn.live_ms for turn in turns if turn.mode == mode]) for mode in MODES}
     base = by_mode["off"]
+    draws = np.random.default_rng(seed).integers(0, len(base), (RESAMPLES, len(base)))
+
+    def ratio(mine: FloatArray, level: float) -> tuple[float, float, float]:
+        def percentiles(some: FloatArray) -> FloatArray:
+            return np.asarray(np.percentile(some[draws].reshape(RESAMPLES, -1), level, axis=1))
+
+        low, high = np.quantile(percentiles(mine) / percentiles(base), [0.025, 0.975])
+        return float(np.percentile(mine, level) / np.percentile(base, level)), float(low), float(high)
+
     summaries = []
-    for mode, mine in by_mode.items():
-        pooled = np.concatenate([turn.live_ms for turn in mine])
-        draws = rng.integers(0, len(base), (RESAMPLES, len(base)))
-
-        def ratio(level: float, mine: list[Turn] = mine, draws: Any = draws) -> tuple[float, float, float]:
-            def pooled_at(some: list[Turn], index: Any) -> float:
-                return float(np.percentile(np.concatenate([some[i].live_ms for i in index]), level))
-
-            whole = range(len(base))
-            samples = [pooled_at(mine, index) / pooled_at(base, index) for index in draws]
-            low, high = np.quantile(samples, [0.025, 0.975])
-            return pooled_at(mine, whole) / pooled_at(base, whole), float(low), float(high)
-
+    for mode, pooled in by_mode.items():
+        mine = [turn for turn in turns if turn.mode == mode]
         summaries.append(
             Summary(
                 mode=mode,
-                requests=len(pooled),
+                requests=pooled.size,
                 failures=sum(turn.failures for turn in mine),
                 p50_ms=float(np.percentile(pooled, 50)),
                 p99_ms=float(np.percentile(pooled, 99)),
                 rows_per_s=sum(turn.scored_rows for turn in mine) / sum(turn.seconds for turn in mine),
-                p50_ratio=ratio(50),
-                p99_ratio=ratio(99),
+                p50_ratio=ratio(pooled, 50),
+                p99_ratio=ratio(pooled, 99),
             )
         )
     return summaries

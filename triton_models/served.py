@@ -18,11 +18,14 @@ Shape legend: B batch, A actions, M objectives, W controlled weights, S state wi
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from triton_models.network import ValueNetwork
+from triton_models.state_encoder import PooledHistory, StateEncoder
 from triton_models.surface import Surface
 from triton_models.tensors import input_specs, state_specs
 
@@ -46,7 +49,6 @@ class ServedValueNetwork(nn.Module):
     """
 
     actions_AW: Tensor
-    context_codes_C: Tensor
 
     def __init__(self, surface: Surface, network: ValueNetwork, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -56,13 +58,11 @@ class ServedValueNetwork(nn.Module):
         self.input_names = [spec.name for spec in input_specs(surface)]
         self.state_names = [spec.name for spec in state_specs(surface)]
         # Copies, so that the network that was given keeps its own precision.
-        self.encoder = copy.deepcopy(network.encoder).to(dtype)
+        encoder = copy.deepcopy(network.encoder)
+        known = ServedStateEncoder if isinstance(encoder, StateEncoder) else KnownCodes
+        self.encoder = known(encoder, surface).to(dtype)
         self.head = copy.deepcopy(network.head.for_all_actions()).to(dtype)
         self.head.last.float()  # the best actions differ by less than a half-precision logit can say
-        history = surface.state.history
-        self.history_codes = len(history.actions) if history is not None else 0
-        sizes = [len(words) for words in surface.state.context.values()]
-        self.register_buffer("context_codes_C", torch.tensor(sizes, dtype=torch.int64))
         self.register_buffer("actions_AW", torch.from_numpy(surface.actions).float())
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -71,31 +71,109 @@ class ServedValueNetwork(nn.Module):
         q_BAM = torch.sigmoid(self.head(self.encoder(self._prepared(tensors))).float())
         scaled_BM, possible_B1 = _scaled(tensors["scalarization"])
         score_BA = torch.matmul(q_BAM, scaled_BM.unsqueeze(-1)).squeeze(-1)
-        action_B1 = torch.argmax(score_BA, dim=1, keepdim=True)
-        picked_B11 = action_B1.unsqueeze(-1).expand(-1, 1, q_BAM.shape[2])
+        action_B = torch.argmax(score_BA, dim=1)
+        action_B1 = action_B.unsqueeze(1)
+        picked_B11 = action_B1.unsqueeze(2).expand(-1, 1, q_BAM.shape[2])
         values_BM = torch.gather(q_BAM, 1, picked_B11).squeeze(1)
         # Looked for in the inputs: on a GPU a ReLU turns NaN into 0, and the score would look like one.
-        state_sum_B1 = self._state_sum(tensors)
-        good_B1 = possible_B1 & _finite(state_sum_B1 + torch.gather(score_BA, 1, action_B1))
-        weights_BW = torch.where(good_B1, self.actions_AW[action_B1.squeeze(1)], torch.nan)
+        total_B1 = self._state_sum(tensors).unsqueeze(1) + torch.gather(score_BA, 1, action_B1)
+        good_B1 = possible_B1 & _finite(total_B1)
+        weights_BW = torch.where(good_B1, functional.embedding(action_B, self.actions_AW), torch.nan)
         return weights_BW, torch.where(good_B1, action_B1, -1), values_BM, q_BAM
 
     def _state_sum(self, tensors: dict[str, Tensor]) -> Tensor:
         """Not a number where any of a row's inputs is none."""
-        names = [name for name in self.state_names if tensors[name].is_floating_point()]
-        sums = [tensors[name].flatten(1).sum(dim=1, keepdim=True) for name in names]
-        return torch.stack(sums).sum(dim=0)
+        floats = [tensors[name] for name in self.state_names if tensors[name].is_floating_point()]
+        total_B = floats[0].sum(dim=1)
+        for value in floats[1:]:
+            total_B = total_B + value.sum(dim=tuple(range(1, value.dim())))
+        return total_B
 
     def _prepared(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         state = {name: tensors[name] for name in self.state_names}
         for name in ("user_embedding", "history_embedding"):
             if name in state:
                 state[name] = state[name].to(self.dtype)
-        if "history_action" in state:
-            state["history_action"] = _known(state["history_action"], self.history_codes)
-        if "context" in state:
-            state["context"] = _known(state["context"], self.context_codes_C)
         return state
+
+
+class ServedStateEncoder(nn.Module):
+    """A state encoder that looks codes up in tables which know every code.
+
+    A code outside the vocabulary is unknown (0): each table has that row once more at either end, and a
+    code is clamped to one place beyond. That is three small operations where a check takes four, and one
+    look-up for all context fields.
+    """
+
+    table: Tensor
+    largest_C: Tensor
+    offset_C: Tensor
+    types: Tensor
+
+    def __init__(self, encoder: StateEncoder, surface: Surface) -> None:
+        super().__init__()
+        self.encoder = encoder
+        state = surface.state
+        fields = [field for field in encoder.context if isinstance(field, nn.Embedding)]
+        tables = [_known_everywhere(field.weight.detach()) for field in fields]
+        if tables:
+            rows = [len(table) for table in tables]
+            offsets = [1 + sum(rows[:i]) for i in range(len(rows))]
+            self.register_buffer("table", torch.cat(tables))
+            self.register_buffer("largest_C", torch.tensor([count - 2 for count in rows]))
+            self.register_buffer("offset_C", torch.tensor(offsets))
+        self.codes = len(state.history.actions) if state.history is not None else 0
+        self.register_buffer("types", _known_everywhere(torch.eye(self.codes + 1)))
+
+    def forward(self, state: Mapping[str, Tensor]) -> Tensor:
+        """State tensors → state vector [B, S]."""
+        encoder = self.encoder
+        parts = [functional.relu(encoder.user(state["user_embedding"]))]
+        if encoder.history is not None:
+            parts.append(self._history(encoder.history, state))
+        if len(encoder.context):
+            code_BC = torch.minimum(state["context"].clamp(min=-1), self.largest_C)
+            parts.append(functional.embedding(code_BC + self.offset_C, self.table).flatten(1))
+        mixed: Tensor = encoder.mix(torch.cat(parts, dim=1))
+        return mixed
+
+    def _history(self, history: nn.Module, state: Mapping[str, Tensor]) -> Tensor:
+        embedding, code_BN, age = (
+            state[name] for name in ("history_embedding", "history_action", "history_age_s")
+        )
+        if isinstance(history, PooledHistory):
+            place_BN = code_BN.clamp(min=-1, max=self.codes + 1) + 1
+            return history.pool(embedding, functional.embedding(place_BN, self.types), age)
+        out: Tensor = history(embedding, _known(code_BN, self.codes), age)
+        return out
+
+
+def _known_everywhere(table: Tensor) -> Tensor:
+    return torch.cat([table[:1], table, table[:1]])
+
+
+class KnownCodes(nn.Module):
+    """Any other encoder, with codes outside the vocabularies made unknown (0) before it."""
+
+    context_codes_C: Tensor
+
+    def __init__(self, encoder: nn.Module, surface: Surface) -> None:
+        super().__init__()
+        self.encoder = encoder
+        history = surface.state.history
+        self.codes = len(history.actions) if history is not None else 0
+        sizes = [len(words) for words in surface.state.context.values()]
+        self.register_buffer("context_codes_C", torch.tensor(sizes, dtype=torch.int64))
+
+    def forward(self, state: Mapping[str, Tensor]) -> Tensor:
+        """State tensors → state vector [B, S]."""
+        known = dict(state)
+        if "history_action" in known:
+            known["history_action"] = _known(known["history_action"], self.codes)
+        if "context" in known:
+            known["context"] = _known(known["context"], self.context_codes_C)
+        out: Tensor = self.encoder(known)
+        return out
 
 
 def _known(codes: Tensor, largest: Tensor | int) -> Tensor:

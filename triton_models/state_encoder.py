@@ -99,6 +99,10 @@ class PooledHistory(nn.Module):
 
     def forward(self, embedding_BNE: Tensor, action_BN: Tensor, age_s_BN: Tensor) -> Tensor:
         type_BNT = (action_BN.unsqueeze(-1) == self.codes).to(embedding_BNE.dtype)
+        return self.pool(embedding_BNE, type_BNT, age_s_BN)
+
+    def pool(self, embedding_BNE: Tensor, type_BNT: Tensor, age_s_BN: Tensor) -> Tensor:
+        """The same, from action types that are one-hot already."""
         entry_BNV = torch.cat([embedding_BNE, type_BNT, _scaled_age(age_s_BN, embedding_BNE.dtype)], dim=2)
         query_KV = torch.cat([self.item.weight, self.padding_K1, self.other.weight], dim=1)
         share_BKN = torch.softmax(query_KV @ entry_BNV.transpose(1, 2), dim=2)
