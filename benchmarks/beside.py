@@ -170,6 +170,8 @@ def _score(pipe: Connection, address: str, path: Path) -> None:
         "paced": ServedNetwork(address, objectives),
         "greedy": ServedNetwork(address, objectives, batch_rows=GREEDY_ROWS, share=1.0, sleep=lambda _: None),
     }
+    for network in networks.values():
+        network.require_run(run)
     mode, scored, start = "off", 0, 0
     pipe.send("ready")
     while True:

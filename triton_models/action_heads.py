@@ -52,6 +52,15 @@ def linear_layer(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer.eval()
 
 
+def composed(first: nn.Linear, second: nn.Linear) -> nn.Linear:
+    """``second(first(x))`` as one layer, computed in float64."""
+    with torch.no_grad():
+        weight = second.weight.double()
+        return linear_layer(
+            weight @ first.weight.double(), weight @ first.bias.double() + second.bias.double()
+        )
+
+
 def _blocks(widths: list[int]) -> nn.Sequential:
     return nn.Sequential(*(BackboneBlock(a, b) for a, b in pairwise(widths)))
 
@@ -104,6 +113,7 @@ class SplitBackbone(nn.Module):
     """
 
     action_half_AH: Tensor
+    state_half: nn.Linear
 
     def __init__(self, head: BackboneHead) -> None:
         super().__init__()
@@ -117,6 +127,10 @@ class SplitBackbone(nn.Module):
             self.state_half = linear_layer(weight[:, :width], layers[0].bias)
         self.rest = nn.ModuleList(layers[1:])
         self.heads = head.heads
+
+    def absorb(self, before: nn.Linear) -> None:
+        """Take in the linear layer that makes the state vector: two affine maps in a row are one."""
+        self.state_half = composed(before, self.state_half)
 
     @property
     def last(self) -> nn.Linear:
@@ -184,6 +198,12 @@ class FoldedGrid(nn.Module):
             block.folded() for block in head.backbone if isinstance(block, BackboneBlock)
         )
         self.table = head.table
+
+    def absorb(self, before: nn.Linear) -> None:
+        """Take in the linear layer that makes the state vector: two affine maps in a row are one."""
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)
+        self.layers[0] = composed(before, first)
 
     @property
     def last(self) -> nn.Linear:

@@ -4,6 +4,7 @@
 the chosen weights in one graph:
 
 * BatchNorm is folded into the linears (``Linear(BatchNorm(x))`` is one affine map in evaluation);
+* the state vector is made by a linear layer, which the next one absorbs;
 * the first backbone layer is affine in [state, action], so it is split: the state half is computed once
   per request, the action half is a constant of the graph, one row per grid action;
 * λ may have any scale; argmax and the look-up of the weights are in the graph.
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from triton_models.action_heads import FoldedGrid, SplitBackbone
 from triton_models.network import ValueNetwork
 from triton_models.state_encoder import PooledHistory, StateEncoder
 from triton_models.surface import Surface
@@ -58,10 +60,12 @@ class ServedValueNetwork(nn.Module):
         self.input_names = [spec.name for spec in input_specs(surface)]
         self.state_names = [spec.name for spec in state_specs(surface)]
         # Copies, so that the network that was given keeps its own precision.
-        encoder = copy.deepcopy(network.encoder)
+        encoder, head = copy.deepcopy(network.encoder), copy.deepcopy(network.head.for_all_actions())
+        if isinstance(encoder, StateEncoder) and isinstance(head, SplitBackbone | FoldedGrid):
+            head.absorb(encoder.take_last())
         known = ServedStateEncoder if isinstance(encoder, StateEncoder) else KnownCodes
         self.encoder = known(encoder, surface).to(dtype)
-        self.head = copy.deepcopy(network.head.for_all_actions()).to(dtype)
+        self.head = head.to(dtype)
         self.head.last.float()  # the best actions differ by less than a half-precision logit can say
         self.register_buffer("actions_AW", torch.from_numpy(surface.actions).float())
 

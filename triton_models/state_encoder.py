@@ -141,6 +141,13 @@ class StateEncoder(nn.Module):
             nn.Linear(width, config.state_width), nn.ReLU(), nn.Linear(config.state_width, config.state_width)
         )
 
+    def take_last(self) -> nn.Linear:
+        """Give away the linear layer that makes the state vector, for whoever comes next to absorb."""
+        *rest, last = self.mix
+        assert isinstance(last, nn.Linear)
+        self.mix = nn.Sequential(*rest)
+        return last
+
     def forward(self, state: Mapping[str, Tensor]) -> Tensor:
         parts = [functional.relu(self.user(state["user_embedding"]))]
         if self.history is not None:

@@ -75,7 +75,8 @@ def products(
     encoder, actions = _encoder(surface, config), surface.num_actions
     scores = Product("scores", actions, len(surface.objectives), 1, False)
     if arrangement == "served":
-        return (*encoder, *_served_head(surface, config), scores)
+        # The last layer of the encoder is absorbed by the first of the head.
+        return (*encoder[:-1], *_served_head(surface, config), scores)
     head = tuple(_times(_pair_head(surface, config), actions))
     return (*(_times(encoder, actions) if arrangement == "A" else encoder), *head, scores)
 

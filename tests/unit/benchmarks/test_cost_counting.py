@@ -116,18 +116,15 @@ def test_bytes_by_hand() -> None:
     data["fixed"] = {"p2p": 1.0, **data["fixed"]}
     surface = Surface.from_dict(data)
     config = NetworkConfig(user_width=2, state_width=3, action_width=1, backbone_width=2, backbone_blocks=1)
-    # user 4x2, mix 2x3 and 3x3, state half 3x2, heads 2x2 and scores 2x1 for 3 actions.
+    # user 4x2, mix 2x3 (its second layer is absorbed), state half 3x2, heads 2x2 and scores 2x1 for 3 actions.
     assert [(p.rows, p.inner, p.columns) for p in products(surface, config)] == [
-        (1, 4, 2), (1, 2, 3), (1, 3, 3), (1, 3, 2), (3, 2, 2), (3, 2, 1)
+        (1, 4, 2), (1, 2, 3), (1, 3, 2), (3, 2, 2), (3, 2, 1)
     ]  # fmt: skip
     found = work(surface, config, 10)
-    assert found.flops == 10 * 2 * (8 + 6 + 9 + 6 + 12 + 6)
-    # In: 4 + 2 floats; out: one weight, two values (float32) and one action (int64); 33 parameters once.
-    assert found.least_bytes == 10 * (4 * (4 + 2) + 4 * (1 + 2) + 8) + 4 * (8 + 6 + 9 + 6 + 4)
-    assert (
-        found.operand_bytes
-        == 10 * 4 * ((4 + 2) + (2 + 3) + (3 + 3) + (3 + 2) + (6 + 6) + (6 + 2 + 3)) + 4 * 33
-    )
+    assert found.flops == 10 * 2 * (8 + 6 + 6 + 12 + 6)
+    # In: 4 + 2 floats; out: one weight, two values (float32) and one action (int64); 24 parameters once.
+    assert found.least_bytes == 10 * (4 * (4 + 2) + 4 * (1 + 2) + 8) + 4 * (8 + 6 + 6 + 4)
+    assert found.operand_bytes == 10 * 4 * ((4 + 2) + (2 + 3) + (3 + 2) + (6 + 6) + (6 + 2 + 3)) + 4 * 24
     half = work(surface, config, 10, element_bytes=2)
     assert half.operand_bytes == found.operand_bytes / 2
 
