@@ -116,7 +116,7 @@ def test_bytes_by_hand() -> None:
     data["fixed"] = {"p2p": 1.0, **data["fixed"]}
     surface = Surface.from_dict(data)
     config = NetworkConfig(user_width=2, state_width=3, action_width=1, backbone_width=2, backbone_blocks=1)
-    # user 4x2, mix 2x3 (its second layer is absorbed), state half 3x2, heads 2x2 and scores 2x1 for 3 actions.
+    # user 4x2, mix 2x3 (its second layer absorbed), state half 3x2, heads 2x2, scores 2x1 for 3 actions.
     assert [(p.rows, p.inner, p.columns) for p in products(surface, config)] == [
         (1, 4, 2), (1, 2, 3), (1, 3, 2), (3, 2, 2), (3, 2, 1)
     ]  # fmt: skip
