@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from triton_models.errors import BenchmarkError
 from triton_models.runs import Run
-from triton_models.state_sample import load_states
+from triton_models.state_sample import load_states, with_even_scalarization
 from triton_models.tensors import VALUE_NETWORK
 
 FloatArray = npt.NDArray[np.float64]
@@ -116,9 +116,7 @@ def measure(run: Run, repository: Path, *, rate: float, turns: int, turn_s: floa
 
 def _live_request(run: Run) -> dict[str, Any]:
     states = load_states(run.surface, run.path)
-    objectives = len(run.surface.objectives)
-    even = np.full((1, objectives), 1 / objectives, dtype=np.float32)
-    return {**{name: value[:1] for name, value in states.items()}, "scalarization": even}
+    return with_even_scalarization(run.surface, {name: value[:1] for name, value in states.items()})
 
 
 def _live(server: Any, request: dict[str, Any], *, rate: float, seconds: float) -> tuple[list[float], int]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,27 +43,24 @@ class Worth:
 
 def chosen_actions(
     run: Run, state: dict[str, npt.NDArray[np.generic]], scalarization_PM: FloatArray
-) -> npt.NDArray[np.int64]:
+) -> npt.NDArray[np.int16]:
     """The run's actions, [n, P]."""
     import torch
 
-    from triton_models.network import greedy_actions
+    from ray_train.scoring import choose_actions
 
-    network = run.load_network()
-    tensors = {
-        spec.name: torch.from_numpy(np.ascontiguousarray(state[spec.name], dtype=spec.dtype))
+    arrays = {
+        spec.name: np.ascontiguousarray(state[spec.name], dtype=spec.dtype)
         for spec in state_specs(run.surface)
     }
-    with torch.inference_mode():
-        q_nAM = network.action_values(tensors)
-        chosen = greedy_actions(q_nAM, torch.as_tensor(scalarization_PM, dtype=torch.float32))
-    return np.asarray(chosen.numpy(), dtype=np.int64)
+    cpu = torch.device("cpu")
+    return choose_actions(run.surface, run.load_network(), arrays, scalarization_PM, cpu)
 
 
 def worth_of(
     truth: Truth,
     run_ids: Sequence[str],
-    chosen: Sequence[npt.NDArray[np.int64]],
+    chosen: Sequence[npt.NDArray[np.integer[Any]]],
     scalarization_PM: FloatArray,
     *,
     seed: int = 0,

@@ -45,8 +45,8 @@ from triton_models.tensors import state_specs
 LARGEST_TARGETS = 2**31
 """Bytes of the teacher's answers that are kept in memory."""
 
-TEACHER_CELLS = 1 << 17
-"""Rows x actions of one forward pass of the teacher."""
+PASS_CELLS = 1 << 17
+"""Rows x actions of one forward pass."""
 
 SMALLEST_VARIANCE = 1e-12
 SMALLEST_PART = 1e-3
@@ -87,14 +87,19 @@ def teach(surface: Surface, teacher: ValueNetwork, arrays: Arrays, device: torch
     for spec in state_specs(surface):
         value = torch.from_numpy(np.ascontiguousarray(arrays[spec.name])).to(device)
         state[spec.name] = value if value.is_floating_point() else value.long()
-    step = max(1, TEACHER_CELLS // surface.num_actions)
-    teacher = teacher.to(device).eval()
+    # Cloned, because what inference mode made cannot take part in a training step.
+    return Taught(state, all_action_values(teacher.to(device).eval(), state).clone())
+
+
+def all_action_values(network: ValueNetwork, state: dict[str, Tensor]) -> Tensor:
+    """Q of every action of every state, [n, A, M], in passes of a bounded size."""
+    step = max(1, PASS_CELLS // len(network.action_grid_AW))
     with torch.inference_mode():
         parts = [
-            teacher.action_values({name: value[start : start + step] for name, value in state.items()})
-            for start in range(0, count, step)
+            network.action_values({name: value[start : start + step] for name, value in state.items()})
+            for start in range(0, len(state["user_embedding"]), step)
         ]
-    return Taught(state, torch.cat(parts).clone())
+        return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -215,13 +220,9 @@ def _all_actions(student: ValueNetwork, state: dict[str, Tensor]) -> Tensor:
 
 def mean_loss(student: ValueNetwork, taught: Taught, scales: Scales) -> float:
     """Mean loss over rows, in evaluation mode."""
-    total = 0.0
-    step = 4096
     with torch.inference_mode():
-        for start in range(0, len(taught), step):
-            part = taught.rows(slice(start, start + step))
-            total += float(scales.losses(student.action_values(part.state), part.q_nAM).double().sum())
-    return total / max(len(taught), 1)
+        losses = scales.losses(all_action_values(student, taught.state), taught.q_nAM)
+        return float(losses.double().mean())
 
 
 # ------------------------------------------------------------------------------------------- sameness
@@ -248,13 +249,7 @@ def compare_policies(taught: Taught, student: ValueNetwork, scalarization_PM: Fl
     """The student's choices in the teacher's eyes."""
     q_nAM = taught.q_nAM.double()
     student = copy.deepcopy(student).to(q_nAM.device)
-    with torch.inference_mode():
-        other_nAM = torch.cat(
-            [
-                student.action_values(taught.rows(slice(start, start + 4096)).state)
-                for start in range(0, len(taught), 4096)
-            ]
-        )
+    other_nAM = all_action_values(student, taught.state)
     scalarization = torch.as_tensor(scalarization_PM, dtype=torch.float32, device=q_nAM.device)
     chosen_nP = greedy_actions(other_nAM, scalarization)
     best_nP = greedy_actions(taught.q_nAM, scalarization)

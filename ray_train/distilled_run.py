@@ -10,8 +10,6 @@ Shape legend: P scalarizations, M objectives.
 
 from __future__ import annotations
 
-import math
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,10 +39,10 @@ from ray_train.scoring import ScoringTask, score_log
 from ray_train.shards import sample
 from ray_train.sweep_settings import SweepSettings
 from triton_models.errors import ConfigurationError, LogError, RunError
-from triton_models.files import staged_directory, write_atomically, write_json
+from triton_models.files import or_null, staged_directory, write_atomically, write_json
 from triton_models.network import ValueNetwork
 from triton_models.network_config import NetworkConfig
-from triton_models.runs import SURFACE, WEIGHTS, Run, RunManifest, write_manifest
+from triton_models.runs import SURFACE, WEIGHTS, Run, RunManifest, new_run_id, write_manifest
 from triton_models.state_sample import SAMPLE, pack_states
 from triton_models.surface import Surface
 
@@ -280,7 +278,7 @@ def _manifest(
     old = teacher.manifest
     return old.model_copy(
         update={
-            "run_id": f"{teacher.surface.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+            "run_id": new_run_id(teacher.surface),
             "created_at": datetime.now(UTC).isoformat(),
             "network": network.model_dump(mode="json"),
             "training": {
@@ -328,8 +326,8 @@ def _write(
                     "expected_regret": float(sameness.regret_P[p]),
                     "differences": {
                         name: {
-                            "difference": _or_null(comparison.difference_PM[p, m]),
-                            "interval": [_or_null(edge) for edge in comparison.bounds_PM2[p, m]],
+                            "difference": or_null(comparison.difference_PM[p, m]),
+                            "interval": [or_null(edge) for edge in comparison.bounds_PM2[p, m]],
                         }
                         for m, name in enumerate(surface.objectives)
                     },
@@ -347,7 +345,3 @@ def _write(
     )
     write_atomically(folder / "learning.html", page)
     write_manifest(folder, manifest)
-
-
-def _or_null(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

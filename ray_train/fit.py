@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -33,9 +32,9 @@ from ray_train.shards import sample
 from ray_train.stopping import stoppable
 from ray_train.summary import ratio_line
 from triton_models.errors import LogError, RunError
-from triton_models.files import write_atomically, write_json
+from triton_models.files import or_null, write_atomically, write_json
 from triton_models.network_config import NetworkConfig
-from triton_models.runs import MANIFEST, SURFACE, WEIGHTS, DataWindow, RunManifest, write_manifest
+from triton_models.runs import MANIFEST, SURFACE, WEIGHTS, DataWindow, RunManifest, new_run_id, write_manifest
 from triton_models.state_sample import SAMPLE, SAMPLE_ROWS, pack_states
 from triton_models.surface import Surface
 
@@ -221,7 +220,7 @@ def _request(
     """
     split = plan.split
     request = FitRequest(
-        run_id=earlier.run_id if earlier else _new_run_id(surface),
+        run_id=earlier.run_id if earlier else new_run_id(surface),
         logs=str(logs),
         surface_fingerprint=surface.fingerprint,
         settings=settings,
@@ -242,10 +241,6 @@ def _request(
         what = ", ".join(dict.fromkeys(changed))
         raise RunError(f"cannot resume {earlier.run_id}: {what} changed since; start anew in another --out")
     return request
-
-
-def _new_run_id(surface: Surface) -> str:
-    return f"{surface.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 # ------------------------------------------------------------------------------------------- outputs
@@ -276,8 +271,8 @@ def _write_run(
     learning = {
         "run_id": request.run_id,
         "best_epoch": progress.best_epoch,
-        "constant_loss": _or_null(progress.constant_loss),
-        "epochs": [{name: _or_null(value) for name, value in record.items()} for record in progress.history],
+        "constant_loss": or_null(progress.constant_loss),
+        "epochs": [{name: or_null(value) for name, value in record.items()} for record in progress.history],
     }
     write_atomically(folder / WEIGHTS, serialize(progress.best))
     write_atomically(folder / SURFACE, surface.to_yaml())
@@ -321,11 +316,6 @@ def _write_run(
         code_version=_code_version(),
     )
     write_manifest(folder, manifest)
-
-
-def _or_null(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if math.isfinite(value) else None
 
 
 def _code_version() -> str:

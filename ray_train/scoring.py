@@ -146,7 +146,7 @@ def choose_actions(
     from triton_models.network import greedy_actions
 
     names = [spec.name for spec in state_specs(surface)]
-    rows = len(arrays["action"])
+    rows = len(arrays[names[0]])
     step = max(1, MICRO_BATCH_CELLS // surface.num_actions)
     scalarization = torch.as_tensor(scalarization_PM, dtype=torch.float32, device=device)
     chosen_nP = np.empty((rows, len(scalarization_PM)), dtype=np.int16)

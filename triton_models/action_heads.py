@@ -45,7 +45,8 @@ class BackboneBlock(nn.Module):
 
 def linear_layer(weight: Tensor, bias: Tensor) -> nn.Linear:
     """A float32 layer with given parameters on their device."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
+    # Uninitialised: drawing parameters only to overwrite them costs time in every scoring pass.
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta").to_empty(device=weight.device)
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -32,6 +33,11 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
 def write_json(path: str | Path, data: object) -> None:
     """Write strict JSON (no NaN) atomically, indented for people."""
     write_atomically(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def or_null(value: float) -> float | None:
+    """A number as strict JSON has it: no NaN and no infinity."""
+    return float(value) if math.isfinite(value) else None
 
 
 def sync_directory(path: str | Path) -> None:

@@ -31,8 +31,8 @@ from triton_models.errors import ParityError
 from triton_models.network import ValueNetwork
 from triton_models.onnx_export import to_onnx
 from triton_models.parity import VALUE_BOUND, VALUE_TOLERANCE, Inputs, Precision
+from triton_models.state_sample import with_even_scalarization
 from triton_models.surface import Surface
-from triton_models.tensors import input_specs
 
 LEAST_AGREEMENT = 0.999
 
@@ -71,7 +71,7 @@ def variant(
         return onnx_bytes
     if precision == "int8":
         every_other = {name: value[::2] for name, value in states.items()}
-        return _int8(onnx_bytes, _with_lambda(surface, every_other))
+        return _int8(onnx_bytes, with_even_scalarization(surface, every_other))
     return to_onnx(surface, network, torch.float16 if precision == "float16" else torch.bfloat16)
 
 
@@ -137,12 +137,6 @@ def _plain_layers(graph: Any) -> list[str]:
     ]
 
 
-def _with_lambda(surface: Surface, states: Inputs) -> Inputs:
-    count = len(states["user_embedding"])
-    even = np.full((count, len(surface.objectives)), 1.0 / len(surface.objectives), dtype=np.float32)
-    return {spec.name: states.get(spec.name, even) for spec in input_specs(surface)}
-
-
 def _batches(inputs: Inputs) -> Iterator[Inputs]:
     count = len(inputs["scalarization"])
     for start in range(0, count, JUDGED_BATCH):
@@ -160,7 +154,7 @@ def judge(
         ParityError: this machine cannot run it, or it is not close enough.
     """
     unseen = {name: value[1::2] if precision == "int8" else value for name, value in states.items()}
-    inputs = _with_lambda(surface, unseen)
+    inputs = with_even_scalarization(surface, unseen)
     expected_nAM = _action_values(reference, inputs)
     try:
         got_nAM = _action_values(other, inputs)

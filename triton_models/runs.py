@@ -11,7 +11,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -92,6 +94,11 @@ class Run:
                 f"{weights}: cannot be loaded ({type(error).__name__}: {reason}); fit again"
             ) from error
         return network.eval()
+
+
+def new_run_id(surface: Surface) -> str:
+    """A name that sorts by time and that no other run has."""
+    return f"{surface.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def write_manifest(path: str | Path, manifest: RunManifest) -> None:

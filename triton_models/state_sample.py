@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from triton_models.errors import RunError
 from triton_models.surface import Surface
-from triton_models.tensors import state_specs
+from triton_models.tensors import input_specs, state_specs
 
 SAMPLE = "states.npz"
 SAMPLE_ROWS = 1024
@@ -40,6 +40,13 @@ def pack_states(surface: Surface, arrays: Arrays) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **kept)
     return buffer.getvalue()
+
+
+def with_even_scalarization(surface: Surface, states: Arrays) -> dict[str, npt.NDArray[Any]]:
+    """States as inputs of the served model, every objective alike."""
+    count = len(states["user_embedding"])
+    even = np.full((count, len(surface.objectives)), 1.0 / len(surface.objectives), dtype=np.float32)
+    return {spec.name: states.get(spec.name, even) for spec in input_specs(surface)}
 
 
 def load_states(surface: Surface, run: Path) -> dict[str, npt.NDArray[Any]]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -41,10 +40,6 @@ class Peaks:
     def least_time_s(self, work: Work, precision: Precision) -> float:
         """No version is faster than this."""
         return max(work.flops / self.flops_per_s[precision], work.least_bytes / self.bytes_per_s)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def datasheet_peaks(device_name: str) -> Peaks | None:

@@ -33,7 +33,7 @@ from benchmarks.cost.device_runs import bind_onnx, matrix_precision_kept
 from benchmarks.cost.gpu import gpu_contestants
 from benchmarks.cost.naive import NAIVE_EXPORTS, as_tensors, choice_module, naive_network
 from benchmarks.cost.networks import Subject, untrained_network
-from tests.unit.benchmarks.test_cost_counting import subject_of, surface_of
+from tests.integration.benchmarks.test_cost_counting import subject_of, surface_of
 from triton_models.errors import BenchmarkError
 from triton_models.export import parity_cases, reference_outputs
 from triton_models.network_config import NetworkConfig

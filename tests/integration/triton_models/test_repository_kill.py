@@ -7,10 +7,8 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,6 @@ from tests.support.killing import publish, read_back
 from triton_models.repository import read_model
 
 OLD = {"served": 3, "versions": [1, 2, 3]}
-
-
-@pytest.fixture
-def fast_path(tmp_path: Path) -> Iterator[Path]:
-    """In memory where that exists: hundreds of steps, each with its fsyncs."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory, prefix="puts-kill-") as folder:
-        yield Path(folder)
 
 
 def steps(tmp_path: Path, work: str) -> list[dict[str, Any]]:
