@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from triton_models.action_heads import FoldedGrid, SplitBackbone
 from triton_models.network import ValueNetwork
-from triton_models.state_encoder import PooledHistory, StateEncoder
+from triton_models.state_encoder import PooledHistory, StateEncoder, log_age
 from triton_models.surface import Surface
 from triton_models.tensors import input_specs, state_specs
 
@@ -51,6 +51,8 @@ class ServedValueNetwork(nn.Module):
     """
 
     actions_AW: Tensor
+    places_AM: Tensor
+    """Where an action's values lie in a row of all of them."""
 
     def __init__(self, surface: Surface, network: ValueNetwork, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -68,20 +70,24 @@ class ServedValueNetwork(nn.Module):
         self.head = head.to(dtype)
         self.head.last.float()  # the best actions differ by less than a half-precision logit can say
         self.register_buffer("actions_AW", torch.from_numpy(surface.actions).float())
+        objectives = len(surface.objectives)
+        places = torch.arange(surface.num_actions * objectives)
+        self.register_buffer("places_AM", places.reshape(surface.num_actions, objectives))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See the class."""
         tensors = dict(zip(self.input_names, inputs, strict=True))
         q_BAM = torch.sigmoid(self.head(self.encoder(self._prepared(tensors))).float())
-        scaled_BM, possible_B1 = _scaled(tensors["scalarization"])
-        score_BA = torch.matmul(q_BAM, scaled_BM.unsqueeze(-1)).squeeze(-1)
-        action_B = torch.argmax(score_BA, dim=1)
-        action_B1 = action_B.unsqueeze(1)
-        picked_B11 = action_B1.unsqueeze(2).expand(-1, 1, q_BAM.shape[2])
-        values_BM = torch.gather(q_BAM, 1, picked_B11).squeeze(1)
+        scaled_BM, least_B1 = _scaled(tensors["scalarization"])
+        score_BA1 = torch.matmul(q_BAM, scaled_BM.unsqueeze(-1))
+        action_B1 = torch.argmax(score_BA1, dim=1)
+        action_B = action_B1.squeeze(1)
+        # Two look-ups: an index of three dimensions would be expanded first, twice the operations.
+        values_BM = torch.gather(q_BAM.flatten(1), 1, functional.embedding(action_B, self.places_AM))
         # Looked for in the inputs: on a GPU a ReLU turns NaN into 0, and the score would look like one.
-        total_B1 = self._state_sum(tensors).unsqueeze(1) + torch.gather(score_BA, 1, action_B1)
-        good_B1 = possible_B1 & _finite(total_B1)
+        total_B1 = self._state_sum(tensors).unsqueeze(1) + score_BA1.sum(dim=1)
+        # One comparison for both: what is not finite is NaN less itself, and no number is at least NaN.
+        good_B1 = least_B1 >= total_B1 - total_B1
         weights_BW = torch.where(good_B1, functional.embedding(action_B, self.actions_AW), torch.nan)
         return weights_BW, torch.where(good_B1, action_B1, -1), values_BM, q_BAM
 
@@ -106,7 +112,7 @@ class ServedStateEncoder(nn.Module):
 
     A code outside the vocabulary is unknown (0): each table has that row once more at either end, and a
     code is clamped to one place beyond. That is three small operations where a check takes four, and one
-    look-up for all context fields.
+    look-up for all context fields. The encoder that it is given is changed: it must be a copy.
     """
 
     table: Tensor
@@ -128,6 +134,8 @@ class ServedStateEncoder(nn.Module):
             self.register_buffer("offset_C", torch.tensor(offsets))
         self.codes = len(state.history.actions) if state.history is not None else 0
         self.register_buffer("types", _known_everywhere(torch.eye(self.codes + 1)))
+        if isinstance(encoder.history, PooledHistory):
+            encoder.history.take_age_scale()
 
     def forward(self, state: Mapping[str, Tensor]) -> Tensor:
         """State tensors → state vector [B, S]."""
@@ -147,7 +155,8 @@ class ServedStateEncoder(nn.Module):
         )
         if isinstance(history, PooledHistory):
             place_BN = code_BN.clamp(min=-1, max=self.codes + 1) + 1
-            return history.pool(embedding, functional.embedding(place_BN, self.types), age)
+            types_BNT = functional.embedding(place_BN, self.types)
+            return history.pool(embedding, types_BNT, log_age(age, embedding.dtype))
         out: Tensor = history(embedding, _known(code_BN, self.codes), age)
         return out
 
@@ -184,15 +193,11 @@ def _known(codes: Tensor, largest: Tensor | int) -> Tensor:
     return torch.where((codes >= 0) & (codes <= largest), codes, 0)
 
 
-def _finite(x: Tensor) -> Tensor:
-    return (x - x) == 0
-
-
 def _scaled(scalarization_BM: Tensor) -> tuple[Tensor, Tensor]:
-    """λ over its maximum, and whether no entry was negative.
+    """λ over its maximum, and its least entry as it came.
 
     The choice is the same for any positive multiple of λ; this one can neither overflow nor vanish. All
     zeros, NaN and infinity become NaN.
     """
     scaled_BM = scalarization_BM / scalarization_BM.amax(dim=1, keepdim=True)
-    return scaled_BM, scalarization_BM.amin(dim=1, keepdim=True) >= 0
+    return scaled_BM, scalarization_BM.amin(dim=1, keepdim=True)

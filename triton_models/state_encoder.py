@@ -97,22 +97,37 @@ class PooledHistory(nn.Module):
         self.other = nn.Linear(codes, pools, bias=False)
         self.mix = nn.Linear(pools * values, config.history_width)
 
+    def take_age_scale(self) -> None:
+        """Expect the logarithm of the age unscaled from now on: one operation less where each counts."""
+        values = self.mix.in_features // self.item.out_features
+        with torch.no_grad():
+            self.other.weight[:, -1] /= AGE_SCALE
+            self.mix.weight[:, values - 1 :: values] /= AGE_SCALE
+
     def forward(self, embedding_BNE: Tensor, action_BN: Tensor, age_s_BN: Tensor) -> Tensor:
         type_BNT = (action_BN.unsqueeze(-1) == self.codes).to(embedding_BNE.dtype)
-        return self.pool(embedding_BNE, type_BNT, age_s_BN)
+        return self.pool(embedding_BNE, type_BNT, _scaled_age(age_s_BN, embedding_BNE.dtype))
 
-    def pool(self, embedding_BNE: Tensor, type_BNT: Tensor, age_s_BN: Tensor) -> Tensor:
-        """The same, from action types that are one-hot already."""
-        entry_BNV = torch.cat([embedding_BNE, type_BNT, _scaled_age(age_s_BN, embedding_BNE.dtype)], dim=2)
+    def pool(self, embedding_BNE: Tensor, type_BNT: Tensor, age_BN1: Tensor) -> Tensor:
+        """The same, from action types that are one-hot and ages that are scaled already."""
+        entry_BNV = torch.cat([embedding_BNE, type_BNT, age_BN1], dim=2)
         query_KV = torch.cat([self.item.weight, self.padding_K1, self.other.weight], dim=1)
         share_BKN = torch.softmax(query_KV @ entry_BNV.transpose(1, 2), dim=2)
         out: Tensor = functional.relu(self.mix((share_BKN @ entry_BNV).flatten(1)))
         return out
 
 
+AGE_SCALE = 8.0
+"""Brings log-ages to about [0, 2]."""
+
+
+def log_age(age_s_BN: Tensor, dtype: torch.dtype) -> Tensor:
+    """Ages span seconds to months, more than float16 holds: their logarithm first, [B, N, 1]."""
+    return torch.log1p(age_s_BN.clamp(min=0.0)).unsqueeze(-1).to(dtype)
+
+
 def _scaled_age(age_s_BN: Tensor, dtype: torch.dtype) -> Tensor:
-    """Ages span seconds to months, more than float16 holds: log-scaled to about [0, 2] first, [B, N, 1]."""
-    return (torch.log1p(age_s_BN.clamp(min=0.0)).unsqueeze(-1) / 8.0).to(dtype)
+    return (log_age(age_s_BN, torch.float32) / AGE_SCALE).to(dtype)
 
 
 HISTORY_ENCODERS: dict[str, type[TransformerHistory] | type[PooledHistory]] = {

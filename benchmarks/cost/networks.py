@@ -15,6 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from ray_train.distil_settings import student_config
 from triton_models.errors import ConfigurationError
 from triton_models.network import ValueNetwork
 from triton_models.network_config import NetworkConfig
@@ -42,9 +43,6 @@ EXAMPLE_SURFACE = {
     "metrics": ["successful_session", "hide"],
 }
 """A feed of realistic size: 49 actions, 50 history items; measured where no run and no file is given."""
-
-CHEAP_PARTS = {"history_encoder": "pooling", "action_head": "grid"}
-"""What a distilled network is made of; its cost needs no distillation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +106,7 @@ def _network_config(text: str) -> NetworkConfig:
 
 
 def _untrained_subjects(surface: Surface, config: NetworkConfig) -> tuple[Subject, ...]:
-    cheap = config.model_copy(update=CHEAP_PARTS)
+    cheap = student_config(config)  # what a distilled network is made of; its cost needs no distillation
     wanted = [("ours", "ours", config)]
     if cheap != config:
         wanted.append(("cheap", "cheap parts", cheap))

@@ -25,6 +25,7 @@ from benchmarks.cost.targets import Figure, p4_targets
 from benchmarks.cost.through_triton import PARTS, Shares, ThroughTriton, split_parts
 from benchmarks.cost.timing import Estimate, Times, TimingSettings, difference, interleaved, ratio
 from benchmarks.cost.under_load import Concurrency
+from ray_train.distil_settings import student_config
 from tests.support.runs import write_untrained_run
 from triton_models.errors import ConfigurationError, SurfaceMismatchError
 from triton_models.network_config import NetworkConfig
@@ -281,7 +282,7 @@ def test_without_a_run_an_untrained_network_and_a_cheap_one() -> None:
     ours, cheap = load_subjects(None, [])
     assert ours.surface.name == EXAMPLE_SURFACE["name"] and ours.surface.num_actions == 49
     assert (ours.network.config.action_head, cheap.network.config.action_head) == ("backbone", "grid")
-    (only,) = load_subjects(None, [], config='{"history_encoder": "pooling", "action_head": "grid"}')
+    (only,) = load_subjects(None, [], config=json.dumps(student_config(NetworkConfig()).model_dump()))
     assert only.key == "ours"
 
 

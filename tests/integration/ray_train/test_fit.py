@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 SURFACE = small_surface()
-EFFECT = 0.15
+EFFECT = 0.2
 NOW = START + timedelta(days=30)
 NETWORK = NetworkConfig(history_width=8, user_width=16, state_width=32, backbone_width=32, backbone_blocks=2)
 SETTINGS = FitSettings(workers=2, epochs=8, batch_size=128, learning_rate=5e-3, seed=3)
