@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from serve.breaker import BreakerConfig
 from triton_models.errors import ConfigurationError, PutsError, ScalarizationError, SurfaceError
 from triton_models.surface import Surface, describe_validation_error, load_surface, load_yaml
 from triton_models.tensors import VALUE_NETWORK, state_specs
@@ -31,13 +32,16 @@ class ValueNetworkConfig(_Frozen):
     budget_ms: Milliseconds = 10.0
     """The sidecar's own wait, from the start of the request's calls. Nothing is cancelled when it ends."""
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 16
-    """Calls in flight per replica, late ones included; one more is "overloaded"."""
+    """Calls in flight per server and replica, late ones included; when every server that may be asked has
+    as many, a request is "overloaded"."""
     rpc_timeout_s: Seconds = 10.0
     """Deadline of a call. Long on purpose: short ones can crash Triton 2.51 (server issue 7368)."""
     recheck_s: Seconds = 5.0
     """How often a healthy server's surface is read again."""
     retry_s: Seconds = 0.5
-    """How often a server that does not answer is tried again."""
+    """How often a server that was never reached is tried again."""
+    breaker: BreakerConfig = BreakerConfig()
+    """When a server is asked no more, and how it comes back. One breaker per server."""
 
     @model_validator(mode="after")
     def _budget_inside_deadline(self) -> Self:

@@ -22,6 +22,7 @@ from triton_models.surface import FloatArray, Surface
 Reason = Literal[
     "late",
     "unavailable",
+    "breaker_open",
     "overloaded",
     "invalid_answer",
     "state_incomplete",
@@ -29,14 +30,16 @@ Reason = Literal[
     "surface_mismatch",
     "control_off",
 ]
-"""Why production weights were served."""
+"""Why production weights were served. unavailable: a call failed, or no server was ever found;
+breaker_open: not asked, since calls failed or were late and no probe has shown that this is over."""
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 Source = Literal["value_network", "production"]
 
-Link = Literal["verified", "unreachable", "mismatch"]
-"""What is known of a value-network server: its surface was read and fits; nobody answers; it differs."""
+Link = Literal["verified", "open", "unreachable", "mismatch"]
+"""What is known of a value-network server: its surface was read and fits; the same, but its circuit breaker
+is not closed (serve.breaker); nobody answers; its surface differs."""
 
 WEIGHT_TOLERANCE = 1e-4
 """Relative difference between the answer's float32 weights and the grid's that is rounding."""
@@ -117,6 +120,8 @@ def refusal(situation: Situation) -> Reason | None:
         return situation.state_problem
     if situation.link == "mismatch":
         return "surface_mismatch"
+    if situation.link == "open":
+        return "breaker_open"
     if situation.link == "unreachable":
         return "unavailable"
     if situation.in_flight >= situation.max_in_flight:

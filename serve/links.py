@@ -4,8 +4,10 @@ A server is asked for choices only after its model's own parameters were read an
 the sidecar starts, after a failed call, and from time to time, since another version can be loaded under
 the same name. The reading happens in the background: no request waits for it.
 
-After a failed call the parameters are not enough, since Triton still reports them when the process behind
-the model is dead: the server must also answer one real question before it is asked on behalf of requests.
+The parameters are not enough, since Triton still reports them when the process behind the model is dead.
+Whether a server is asked on behalf of requests is therefore also up to its circuit breaker
+(:mod:`serve.breaker`): once it is open, real questions of this watcher's own must be answered in time
+before it closes. A request never pays for finding out.
 """
 
 from __future__ import annotations
@@ -14,17 +16,21 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from serve.breaker import Breaker, Event, after
+from serve.breaker import Decision as BreakerDecision
 from serve.clients import ValueClient
 from serve.config import ValueNetworkConfig
 from serve.decide import Link, ValueAnswer, check_answer
+from serve.fanout import Clock, Lane
 from serve.metrics import Metrics
-from triton_models.errors import PutsError, SurfaceMismatchError, UpstreamError, UpstreamInvalidError
+from triton_models.errors import PutsError, SurfaceMismatchError, UpstreamError
 from triton_models.surface import Surface
 from triton_models.tensors import state_specs
 
@@ -33,7 +39,12 @@ logger = logging.getLogger(__name__)
 DRAIN_S = 2.0
 """How long the end waits for trial calls, which are not cancelled for the reason in serve.fanout."""
 
-LINK_VALUES: dict[Link, int] = {"verified": 1, "unreachable": 0, "mismatch": -1}
+LINK_VALUES: dict[Link, int] = {"verified": 1, "open": 0, "unreachable": 0, "mismatch": -1}
+
+UPSTREAM = "value_network"
+
+PATIENCE_STEP = 0.05
+"""Weight of the newest ranking in the running mean of the ranker's time."""
 
 
 def require_fitting_model(surface: Surface, parameters: Mapping[str, str], *, where: str) -> None:
@@ -64,19 +75,31 @@ class ServerLink:
     """One server and what is known of it."""
 
     client: ValueClient
+    lane: Lane
     link: Link = "unreachable"
+    """What its parameters say; never "open"."""
     detail: str = "not asked yet"
     run_id: str | None = None
-    generation: int = 0
-    """Failures reported so far; what was begun in an earlier generation is old news."""
-    suspect: bool = False
-    """A call failed and no trial call has been answered since."""
+    breaker: Breaker = field(default_factory=Breaker)
+    broken: str = ""
+    """Why the breaker is not closed."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
     warned_of: tuple[str | None] | None = None
     """The foreign run that was last warned of."""
 
+    @property
+    def state(self) -> Link:
+        """What is known of the server, its breaker included."""
+        return self.link if self.link == "mismatch" or self.breaker.admits else "open"
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more call may be in flight."""
+        return self.lane.in_flight < self.lane.limit
+
 
 class ValueLinks:
-    """All value-network servers of a sidecar; :meth:`pick` takes the fitting ones in turn."""
+    """All value-network servers of a sidecar; :meth:`pick` balances between those that may be asked."""
 
     def __init__(
         self,
@@ -86,32 +109,52 @@ class ValueLinks:
         metrics: Metrics,
         *,
         expected_run_id: str | None = None,
+        clock: Clock = time.perf_counter,
     ) -> None:
         self._surface = surface
         self._config = config
         self._metrics = metrics
+        self._clock = clock
         self._expected_run_id = expected_run_id
         self._trial_state = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in state_specs(surface)}
         self._trial_scalarization_M = surface.scalarization([1.0] * len(surface.objectives))
-        self.links = [ServerLink(client) for client in clients]
-        self._wake = {id(link): asyncio.Event() for link in self.links}
+
+        def lane() -> Lane:
+            return Lane(UPSTREAM, limit=config.max_in_flight, metrics=metrics, clock=clock)
+
+        # A lane per server: one that is stuck fills its own, not everybody's.
+        self.links = [ServerLink(client, lane()) for client in clients]
+        for link in self.links:
+            metrics.set_breaker(UPSTREAM, link.client.name, link.breaker.kind)
+        self._patience_s = config.budget_ms / 1000.0
         self._turn = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._trials: set[asyncio.Task[ValueAnswer]] = set()
 
     def pick(self) -> ServerLink | None:
-        """The next server that fits, or None."""
-        for _ in self.links:
-            self._turn = (self._turn + 1) % len(self.links)
-            if self.links[self._turn].link == "verified":
-                return self.links[self._turn]
-        return None
+        """The server that may be asked and has the fewest calls in flight, of equals the next in turn."""
+        links, best = self.links, None
+        for _ in links:
+            self._turn = (self._turn + 1) % len(links)
+            link = links[self._turn]
+            if link.link != "verified" or not link.breaker.admits:
+                continue
+            if best is None or link.lane.in_flight < best.lane.in_flight:
+                best = link
+        if best is not None:
+            self._turn = links.index(best)
+        return best
 
     @property
     def overall(self) -> Link:
-        """Verified if any server is; else a mismatch is worth more attention than silence."""
-        links = {link.link for link in self.links}
-        return next((kind for kind in ("verified", "mismatch") if kind in links), "unreachable")
+        """Verified if any server is; else what is worth most attention."""
+        states = {link.state for link in self.links}
+        return next((kind for kind in ("verified", "mismatch", "open") if kind in states), "unreachable")
+
+    @property
+    def in_flight(self) -> int:
+        """Calls in flight to all servers, late ones included."""
+        return sum(link.lane.in_flight for link in self.links)
 
     async def start(self, first_check_s: float = 2.0) -> None:
         """Start watching; give the first check of each server a moment, then go on without it."""
@@ -123,10 +166,11 @@ class ValueLinks:
             await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
-        """Stop watching and close the connections."""
+        """Stop watching, let calls in flight end, close the connections."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(link.lane.drain(DRAIN_S) for link in self.links))
         if self._trials:
             _, pending = await asyncio.wait(self._trials, timeout=DRAIN_S)
             for trial in pending:
@@ -135,40 +179,73 @@ class ValueLinks:
         for link in self.links:
             await link.client.close()
 
-    def report_failure(self, link: ServerLink, error: UpstreamError, *, generation: int) -> None:
-        """A call begun in ``generation`` failed: ask no more until the server has answered a trial call."""
-        if generation != link.generation:
-            return
-        link.generation += 1
-        link.suspect = True
-        if link.link == "verified":
-            self._set(link, "unreachable", str(error))
-        self._wake[id(link)].set()
+    # ------------------------------------------------------------------ what became of calls
+
+    def observe_ranker(self, duration_s: float) -> None:
+        """A request waits beside the ranker for nothing, so a probe may take as long as the ranker does."""
+        budget_s = self._config.budget_ms / 1000.0
+        self._patience_s += PATIENCE_STEP * (max(budget_s, duration_s) - self._patience_s)
+
+    def report(self, link: ServerLink, event: Event, *, epoch: int, why: str = "") -> None:
+        """What became of a call that began in ``epoch`` of the link's breaker."""
+        was_closed = link.breaker.admits
+        self._advance(link, event, epoch, why)
+        if was_closed and not link.breaker.admits:
+            link.wake.set()
+
+    def _advance(
+        self, link: ServerLink, event: Event, epoch: int | None = None, why: str = ""
+    ) -> BreakerDecision:
+        now_s = self._clock()
+        link.breaker, decision = after(link.breaker, event, now_s, self._config.breaker, epoch=epoch)
+        if decision.turned is not None:
+            self._turned(link, decision, why or event)
+        return decision
+
+    def _turned(self, link: ServerLink, decision: BreakerDecision, why: str) -> None:
+        kind = link.breaker.kind
+        self._metrics.count_breaker_turn(UPSTREAM, link.client.name, kind)
+        self._metrics.set_link(link.client.name, LINK_VALUES[link.state])
+        if kind == "open" and (not link.broken or why != link.broken):
+            logger.warning("value network at %s is asked no more: %s", link.client.name, why)
+            link.broken = why
+        elif kind == "closed":
+            logger.info("value network at %s works again", link.client.name)
+            link.broken = ""
+
+    # ------------------------------------------------------------------ watching
 
     async def _watch(self, link: ServerLink) -> None:
-        wake = self._wake[id(link)]
         while True:
-            await self.check(link)
-            pause_s = self._config.recheck_s if link.link == "verified" else self._config.retry_s
+            pause_s = await self.check(link)
             # Not wait_for: in Python 3.11 it can swallow the cancellation that ends this task.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
-                    await wake.wait()
-                # A server whose checks pass and whose calls fail is tried at this pace, not at once.
-                await asyncio.sleep(self._config.retry_s)
-            wake.clear()
+                    await link.wake.wait()
+            link.wake.clear()
 
-    async def check(self, link: ServerLink) -> None:
-        """Read what a server serves, once; after a failed call, also try whether it answers."""
-        generation = link.generation
+    async def check(self, link: ServerLink) -> float:
+        """Read what a server serves, and probe it if its breaker says so; seconds until the next check."""
+        decision = self._advance(link, "due")
+        if not link.breaker.admits and not decision.probe:
+            return decision.wait_s
+        fits = await self._read_parameters(link)
+        if not decision.probe:
+            return self._config.recheck_s if fits else self._config.retry_s
+        if fits:
+            decision = await self._probe(link)
+        else:
+            decision = self._advance(link, "failed", why=link.detail)
+        self._metrics.set_link(link.client.name, LINK_VALUES[link.state])
+        return self._config.recheck_s if link.breaker.admits else decision.wait_s
+
+    async def _read_parameters(self, link: ServerLink) -> bool:
         parameters: Mapping[str, str] = {}
         kind: Link = "verified"
         detail = ""
         try:
             parameters = await link.client.parameters()
             require_fitting_model(self._surface, parameters, where=link.client.name)
-            if link.suspect:
-                await self._try(link)
         except SurfaceMismatchError as error:
             kind, detail = "mismatch", str(error)
         except UpstreamError as error:
@@ -176,27 +253,35 @@ class ValueLinks:
         except Exception as error:  # the last net: without its watcher a server would never be asked again
             logger.exception("the check of the value network at %s broke", link.client.name)
             kind, detail = "unreachable", f"the check broke: {error!r}"
-        if generation != link.generation:
-            return  # a call has failed since: what was seen before says nothing; the next check is due
         if kind == "verified":
-            link.suspect = False
             link.run_id = parameters.get("run_id")
         self._set(link, kind, detail)
         self._warn_of_foreign_run(link)
+        return kind == "verified"
 
-    async def _try(self, link: ServerLink) -> None:
-        """One real call, its answer thrown away.
-
-        Raises:
-            UpstreamError: no answer, or rubbish.
+    async def _probe(self, link: ServerLink) -> BreakerDecision:
+        """One real call, its answer thrown away. It is not cancelled when it is late, but waited out: there
+        is never more than one per server.
         """
         call = link.client.choose(self._trial_state, self._trial_scalarization_M, {})
         trial = asyncio.create_task(call)
         self._trials.add(trial)
         trial.add_done_callback(self._trials.discard)
-        wrong = check_answer(self._surface, await asyncio.shield(trial))
-        if wrong is not None:
-            raise UpstreamInvalidError(f"answers rubbish: {wrong}")
+        patience_s = self._patience_s
+        await asyncio.wait((trial,), timeout=patience_s)
+        if not trial.done():
+            self._advance(link, "late", why=f"no answer within {patience_s * 1000.0:.3g} ms")
+            await asyncio.wait((trial,))
+            trial.exception()  # retrieved: that it was late has been said already
+            return BreakerDecision(probe=False, wait_s=0.0, turned=None)
+        return self._judge(link, trial)
+
+    def _judge(self, link: ServerLink, trial: asyncio.Task[ValueAnswer]) -> BreakerDecision:
+        error = trial.exception()
+        wrong = str(error) if error is not None else check_answer(self._surface, trial.result())
+        if wrong is None:
+            return self._advance(link, "answered")
+        return self._advance(link, "failed", why=wrong if error is not None else f"answers rubbish: {wrong}")
 
     def _foreign_run(self, link: ServerLink) -> bool:
         expected = self._expected_run_id
@@ -217,15 +302,17 @@ class ValueLinks:
             level = logging.INFO if kind == "verified" else logging.WARNING
             logger.log(level, "value network at %s is %s %s", link.client.name, kind, detail)
         link.link, link.detail = kind, detail
-        self._metrics.set_link(link.client.name, LINK_VALUES[kind])
+        self._metrics.set_link(link.client.name, LINK_VALUES[link.state])
 
     def describe(self) -> list[dict[str, Any]]:
         """What is known of each server, for ``/readyz``."""
         return [
             {
                 "address": link.client.name,
-                "link": link.link,
-                "detail": link.detail,
+                "link": link.state,
+                "detail": link.broken or link.detail,
+                "breaker": link.breaker.kind,
+                "in_flight": link.lane.in_flight,
                 "run_id": link.run_id,
                 "run_id_expected": self._expected_run_id,
                 "run_id_mismatch": self._foreign_run(link),

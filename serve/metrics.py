@@ -14,6 +14,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client import multiprocess as prometheus_multiprocess
 
+from serve.breaker import KIND_VALUES, Kind
 from serve.decide import REASONS, Decision
 from triton_models.surface import Surface
 
@@ -80,6 +81,19 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self._breaker = Gauge(
+            "puts_breaker_state",
+            "Circuit breaker of a server, the worst of all replicas. 0: closed; 1: half open; 2: open",
+            ["upstream", "address"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._breaker_turns = Counter(
+            "puts_breaker_turns_total",
+            "Circuit breakers that opened, half opened or closed",
+            ["upstream", "address", "to"],
+            registry=registry,
+        )
 
     def observe(self, leg: str, seconds: float) -> None:
         """Add one time to a leg."""
@@ -99,6 +113,15 @@ class Metrics:
     def set_link(self, address: str, value: int) -> None:
         """Record what is known of a value-network server."""
         self._link.labels(address).set(value)
+
+    def set_breaker(self, upstream: str, address: str, kind: Kind) -> None:
+        """Record the state of a breaker."""
+        self._breaker.labels(upstream, address).set(KIND_VALUES[kind])
+
+    def count_breaker_turn(self, upstream: str, address: str, kind: Kind) -> None:
+        """Record that a breaker has turned."""
+        self._breaker_turns.labels(upstream, address, kind).inc()
+        self.set_breaker(upstream, address, kind)
 
     def exposition(self) -> bytes:
         """The Prometheus text of this process, or of all replicas of the node in multiprocess mode."""

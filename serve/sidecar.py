@@ -85,8 +85,8 @@ class ValueRace:
     refused: Reason | None
     link: ServerLink | None = None
     call: Call[ValueAnswer] | None = None
-    generation: int = 0
-    """The link's when the call began: an older call's failure says nothing about a server that is back."""
+    epoch: int = 0
+    """The breaker's when the call began: an older call says nothing about a server that is back."""
 
 
 def milliseconds(seconds: float | None) -> float | None:
@@ -119,13 +119,15 @@ class Sidecar:
             addresses = ranker.addresses if ranker else ()
             ranker_clients = [TritonRankerClient(surface, ranker, a) for a in addresses if ranker]
         self.links = ValueLinks(
-            surface, network, value_clients, self.metrics, expected_run_id=config.expected_run_id
+            surface,
+            network,
+            value_clients,
+            self.metrics,
+            expected_run_id=config.expected_run_id,
+            clock=clock,
         )
         self.rankers = list(ranker_clients)
         self._turn = 0
-        self._value_lane = Lane(
-            "value_network", limit=network.max_in_flight, metrics=self.metrics, clock=clock
-        )
         if config.ranker is not None:
             self._ranker_lane = Lane(
                 "ranker", limit=config.ranker.max_in_flight, metrics=self.metrics, clock=clock
@@ -141,7 +143,6 @@ class Sidecar:
 
     async def stop(self) -> None:
         """Let calls in flight end, then close the connections."""
-        await self._value_lane.drain(DRAIN_S)
         if self.config.ranker is not None:
             await self._ranker_lane.drain(DRAIN_S)
         await self.links.stop()
@@ -202,6 +203,7 @@ class Sidecar:
             logger.exception("the call to the ranker at %s broke", client.name)
             self._leave(race)
             return Failure(type="ranker_invalid_answer", message=f"unreadable answer: {error!r}")
+        self.links.observe_ranker(call.duration_s or 0.0)
         decision = await self._finish_value(race, started_s)
         added_s = self._clock() - (call.ended_s or started_s) if race.call is not None else 0.0
         self.metrics.observe("added", added_s)
@@ -241,39 +243,39 @@ class Sidecar:
     def _start_value(
         self, point: OperatingPoint, request: WeightsRequest, encoded: Encoded, headers: Headers
     ) -> ValueRace:
-        lane, link = self._value_lane, self.links.pick()
+        link = self.links.pick()
         situation = Situation(
             control=point.control and request.control,
             state_problem=encoded.problem,
             link="verified" if link is not None else self.links.overall,
-            in_flight=lane.in_flight,
-            max_in_flight=lane.limit,
+            in_flight=link.lane.in_flight if link is not None else 0,
+            max_in_flight=self.config.value_network.max_in_flight,
         )
         refused = refusal(situation)
         if refused is not None or link is None:
             return ValueRace(refused=refused or "unavailable")
-        generation = link.generation
-        call = lane.start(
+        epoch = link.breaker.epoch
+        call = link.lane.start(
             link.client.choose(encoded.tensors, point.scalarization_M, headers),
             # Not a closure over the race, which holds the call: a cycle per request would need collecting.
-            on_late_failure=lambda error: self._report(link, generation, error),
+            on_late_failure=lambda error: self._report(link, epoch, error),
         )
-        return ValueRace(refused=None, link=link, call=call, generation=generation)
+        return ValueRace(refused=None, link=link, call=call, epoch=epoch)
 
-    def _report(self, link: ServerLink | None, generation: int, error: BaseException) -> None:
-        """Tell the link of a failed call, so that its server is asked no more before it works again."""
-        if link is None:
-            return
-        if not isinstance(error, UpstreamError):
-            error = UpstreamInvalidError(f"unreadable answer: {error!r}")
-        self.links.report_failure(link, error, generation=generation)
+    def _report(self, link: ServerLink, epoch: int, error: BaseException) -> None:
+        """Tell the link's breaker of a failed call."""
+        why = str(error) if isinstance(error, UpstreamError) else f"unreadable answer: {error!r}"
+        self.links.report(link, "failed", epoch=epoch, why=why)
 
     async def _finish_value(self, race: ValueRace, started_s: float) -> Decision:
         outcome = await self._outcome(race, started_s)
         decision = decide(self.config.surface, outcome)
-        if decision.reason == "invalid_answer" and not isinstance(outcome, str):
-            wrong = check_answer(self.config.surface, outcome)
-            self._report(race.link, race.generation, UpstreamInvalidError(f"answers rubbish: {wrong}"))
+        if race.link is not None and not isinstance(outcome, str):
+            if decision.reason == "invalid_answer":
+                wrong = check_answer(self.config.surface, outcome)
+                self._report(race.link, race.epoch, UpstreamInvalidError(f"answers rubbish: {wrong}"))
+            else:
+                self.links.report(race.link, "answered", epoch=race.epoch)
         self.metrics.count_decision(decision)
         return decision
 
@@ -284,27 +286,28 @@ class Sidecar:
         wait_s = remaining_wait_s(started_s=started_s, now_s=self._clock(), budget_ms=budget_ms)
         if not await race.call.wait(wait_s):
             race.call.abandoned = True
+            self.links.report(race.link, "late", epoch=race.epoch, why=f"no answer within {budget_ms:g} ms")
             return "late"
         try:
             return race.call.task.result()
         except UpstreamInvalidError as error:
-            self._report(race.link, race.generation, error)
+            self._report(race.link, race.epoch, error)
             return "invalid_answer"
         except UpstreamUnavailableError as error:
-            self._report(race.link, race.generation, error)
+            self._report(race.link, race.epoch, error)
             return "unavailable"
         except Exception as error:  # the last net: no fault of the value network fails a request
             logger.exception("the call to the value network at %s broke", race.link.client.name)
-            self._report(race.link, race.generation, error)
+            self._report(race.link, race.epoch, error)
             return "invalid_answer"
 
     def _leave(self, race: ValueRace) -> None:
-        if race.call is None:
+        if race.call is None or race.link is None:
             return
         if not race.call.task.done():
             race.call.abandoned = True
         elif not race.call.task.cancelled() and (error := race.call.task.exception()) is not None:
-            self._report(race.link, race.generation, error)
+            self._report(race.link, race.epoch, error)
 
     def _answer(
         self,
@@ -346,7 +349,12 @@ class Sidecar:
             rankers.append({"address": client.name, "ready": bool(done) and probe.result()})
         ready = not rankers or any(ranker["ready"] for ranker in rankers)
         overall = self.links.overall
-        degraded = {"verified": None, "mismatch": "surface_mismatch", "unreachable": "unavailable"}[overall]
+        degraded = {
+            "verified": None,
+            "mismatch": "surface_mismatch",
+            "open": "breaker_open",
+            "unreachable": "unavailable",
+        }[overall]
         return ready, {
             "ready": ready,
             "degraded": degraded,

@@ -31,6 +31,7 @@ def situation(**changes: Any) -> Situation:
         ({"in_flight": 1}, None),
         ({"in_flight": 2}, "overloaded"),
         ({"link": "unreachable"}, "unavailable"),
+        ({"link": "open"}, "breaker_open"),
         ({"link": "mismatch"}, "surface_mismatch"),
         ({"state_problem": "state_invalid", "link": "unreachable"}, "state_invalid"),
         ({"control": False, "state_problem": "state_invalid", "link": "mismatch"}, "control_off"),

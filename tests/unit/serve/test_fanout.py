@@ -66,10 +66,10 @@ def test_late_is_left_alone_and_counted() -> None:
             answer = await r.rank()
             assert (answer["reason"], answer["weights"]) == ("late", PRODUCTION)
             assert 10 <= answer["timings_ms"]["total"] < 200
-            assert r.sidecar._value_lane.in_flight == 1
+            assert r.sidecar.links.in_flight == 1
             value.gate.set()
             await asyncio.sleep(0.01)
-            assert r.sidecar._value_lane.in_flight == 0
+            assert r.sidecar.links.in_flight == 0
             text = (await r.client.get("/metrics")).body.decode()
             assert metric(text, 'puts_fallbacks_total{reason="late"}') == 1
             assert metric(text, 'puts_late_answers_total{outcome="answered",upstream="value_network"}') == 1
@@ -97,12 +97,12 @@ def test_a_late_failure_is_consumed() -> None:
 def test_a_late_failure_reaches_the_link() -> None:
     async def main() -> None:
         value = late_value()
-        async with rig(value=value) as r:
+        async with rig(config(value_network={"breaker": {"failures": 1}}), value=value) as r:
             assert (await r.rank())["reason"] == "late"
             value.error = value.check_error = UpstreamUnavailableError("gone")
             value.gate.set()
             await asyncio.sleep(0.01)
-            assert (await r.rank())["reason"] == "unavailable"
+            assert (await r.rank())["reason"] == "breaker_open"
             assert len(value.calls) == 1
 
     run(main())
@@ -112,9 +112,10 @@ def test_a_failure_beside_a_failed_ranker_reaches_the_link() -> None:
     async def main() -> None:
         value = FakeValueClient(SURFACE, action=4, error=UpstreamUnavailableError("gone"))
         ranker = FakeRankerClient(4, delay_s=0.02, error=UpstreamUnavailableError("down"))
-        async with rig(value=value, ranker=ranker) as r:
+        settings = config(value_network={"breaker": {"failures": 1}})
+        async with rig(settings, value=value, ranker=ranker) as r:
             assert (await r.client.post("/v1/rank", body())).status == 503
-            assert r.sidecar.links.links[0].link == "unreachable"
+            assert r.sidecar.links.links[0].state == "open"
 
     run(main())
 
@@ -167,12 +168,15 @@ def test_overloaded_after_so_many_in_flight() -> None:
 def test_failing_calls_stop_until_the_server_speaks_again(error: Exception, reason: str) -> None:
     async def main() -> None:
         value = FakeValueClient(SURFACE, action=4, error=error)
-        async with rig(value=value) as r:
+        breaker = {"open_s": 0.05, "probe_s": 0.01}
+        async with rig(config(value_network={"breaker": breaker}), value=value) as r:
             value.check_error = UpstreamUnavailableError("down")
+            for _ in range(3):
+                answer = await r.rank()
+                assert (answer["reason"], answer["weights"]) == (reason, PRODUCTION)
             answer = await r.rank()
-            assert (answer["reason"], answer["weights"]) == (reason, PRODUCTION)
-            assert (await r.rank())["reason"] == "unavailable"
-            assert len(value.calls) == 1
+            assert (answer["reason"], answer["weights"]) == ("breaker_open", PRODUCTION)
+            assert len(value.calls) == 3
             value.error = value.check_error = None
             await asyncio.sleep(0.3)
             assert (await r.rank())["reason"] is None

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
+from serve.api import create_app
 from serve.decide import ValueAnswer
 from serve.fakes import FakeValueClient
-from serve.links import ValueLinks
+from serve.fanout import Clock
+from serve.links import ServerLink, ValueLinks
 from serve.metrics import Metrics
-from tests.unit.serve.support import SURFACE, config, rig
+from serve.sidecar import Sidecar
+from tests.support.surfaces import small_surface_data
+from tests.unit.serve.asgi import running
+from tests.unit.serve.support import STATE, SURFACE, body, config, rig
 from triton_models.errors import UpstreamUnavailableError
+from triton_models.surface import Surface
 from triton_models.tensors import state_specs
 
 GONE = UpstreamUnavailableError("gone")
@@ -29,9 +38,31 @@ class SlowToDescribe(FakeValueClient):
         return await super().parameters()
 
 
-def links_of(client: FakeValueClient, expected_run_id: str | None = None) -> ValueLinks:
-    network = config().value_network
-    return ValueLinks(SURFACE, network, [client], Metrics(SURFACE), expected_run_id=expected_run_id)
+@dataclass
+class FakeClock:
+    now_s: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def links_of(client: FakeValueClient, *, clock: Clock = time.perf_counter) -> ValueLinks:
+    return ValueLinks(SURFACE, config().value_network, [client], Metrics(SURFACE), clock=clock)
+
+
+def opened(links: ValueLinks, link: ServerLink) -> None:
+    for _ in range(3):
+        links.report(link, "failed", epoch=link.breaker.epoch, why="gone")
+    assert link.state == "open"
+    assert links.pick() is None
+
+
+async def until_admitted(links: ValueLinks, link: ServerLink, clock: FakeClock) -> None:
+    for _ in range(10):
+        clock.now_s += await links.check(link)
+        if link.breaker.admits:
+            return
+    raise AssertionError(link)
 
 
 @pytest.mark.parametrize(
@@ -42,22 +73,22 @@ def links_of(client: FakeValueClient, expected_run_id: str | None = None) -> Val
         {"answer": ValueAnswer(weights_W=np.ones(2), action=4, values_M=np.ones(2))},
     ],
 )
-def test_after_a_failure_parameters_are_not_enough(trouble: dict[str, object]) -> None:
+def test_after_failures_parameters_are_not_enough(trouble: dict[str, object]) -> None:
     async def main() -> None:
-        client = FakeValueClient(SURFACE, action=4)
-        links = links_of(client)
+        client, clock = FakeValueClient(SURFACE, action=4), FakeClock()
+        links = links_of(client, clock=clock)
         (link,) = links.links
         await links.check(link)
-        assert (link.link, client.calls) == ("verified", [])
-        links.report_failure(link, GONE, generation=link.generation)
-        assert links.pick() is None
+        assert (link.state, client.calls) == ("verified", [])
+        opened(links, link)
         for name, value in trouble.items():
             setattr(client, name, value)
-        for _ in range(2):
-            await links.check(link)
-            assert link.link == "unreachable"
+        for _ in range(3):
+            clock.now_s += await links.check(link)
+            assert (link.link, link.state) == ("verified", "open")
+        assert client.calls
         client.error = client.answer = None
-        await links.check(link)
+        await until_admitted(links, link, clock)
         assert links.pick() is link
         tensors, scalarization, _ = client.calls[-1]
         assert {name: array.shape for name, array in tensors.items()} == {
@@ -71,7 +102,27 @@ def test_after_a_failure_parameters_are_not_enough(trouble: dict[str, object]) -
     asyncio.run(main())
 
 
-def test_a_check_begun_before_a_failure_says_nothing_after_it() -> None:
+def test_a_probe_that_is_late_keeps_it_open_and_is_waited_out() -> None:
+    async def main() -> None:
+        client, clock = FakeValueClient(SURFACE, action=4), FakeClock()
+        links = links_of(client, clock=clock)
+        (link,) = links.links
+        await links.check(link)
+        opened(links, link)
+        clock.now_s += await links.check(link)
+        client.gate = asyncio.Event()
+        probing = asyncio.create_task(links.check(link))
+        await asyncio.sleep(0.1)
+        assert (len(client.calls), link.breaker.kind, probing.done()) == (1, "open", False)
+        assert "no answer within 10 ms" in links.describe()[0]["detail"]
+        client.gate.set()
+        await probing
+        await until_admitted(links, link, clock)
+
+    asyncio.run(main())
+
+
+def test_a_check_begun_before_failures_does_not_bring_the_server_back() -> None:
     async def main() -> None:
         client = SlowToDescribe(SURFACE)
         client.described = asyncio.Event()
@@ -82,43 +133,97 @@ def test_a_check_begun_before_a_failure_says_nothing_after_it() -> None:
         client.described.clear()
         stale = asyncio.create_task(links.check(link))
         await asyncio.sleep(0)
-        links.report_failure(link, GONE, generation=link.generation)
+        opened(links, link)
         client.described.set()
         await stale
-        assert (link.link, link.detail) == ("unreachable", "gone")
+        assert (link.link, link.state, links.pick()) == ("verified", "open", None)
 
     asyncio.run(main())
 
 
-def test_a_call_begun_before_the_recovery_says_nothing_after_it() -> None:
+def test_a_model_of_another_surface_that_took_the_place_is_named() -> None:
+    other = small_surface_data()
+    other["controlled"][1]["maximum"] = 31
+
     async def main() -> None:
-        links = links_of(FakeValueClient(SURFACE))
+        client, clock = FakeValueClient(SURFACE), FakeClock()
+        links = links_of(client, clock=clock)
         (link,) = links.links
         await links.check(link)
-        begun = link.generation
-        links.report_failure(link, GONE, generation=begun)
-        await links.check(link)
-        links.report_failure(link, GONE, generation=begun)
-        assert link.link == "verified"
+        opened(links, link)
+        client.served = Surface.from_dict(other)
+        for _ in range(2):
+            clock.now_s += await links.check(link)
+        assert (link.state, links.overall, client.calls) == ("mismatch", "mismatch", [])
 
     asyncio.run(main())
 
 
-def test_a_dead_model_whose_server_answers_costs_one_request() -> None:
+def test_a_dead_model_whose_server_answers_costs_three_requests() -> None:
     async def main() -> None:
         client = FakeValueClient(SURFACE, action=4, error=GONE)
-        async with rig(config(value_network={"retry_s": 0.01}), value=client) as r:
+        breaker = {"open_s": 0.01, "open_limit_s": 0.02, "probe_s": 0.005}
+        async with rig(config(value_network={"breaker": breaker}), value=client) as r:
             reasons = []
             for _ in range(10):
                 reasons.append((await r.rank())["reason"])
                 await asyncio.sleep(0.02)
-            assert reasons == ["unavailable"] * 10
+            assert reasons == ["unavailable"] * 3 + ["breaker_open"] * 7
             asked = [tensors for tensors, _, _ in client.calls if tensors["user_embedding"].any()]
-            assert len(asked) == 1
-            assert len(client.calls) > 2, "it is tried again and again"
+            assert len(asked) == 3
+            assert len(client.calls) > 5, "it is tried again and again"
+            text = (await r.client.get("/metrics")).body.decode()
+            labels = 'address="fake-value-network",upstream="value_network"'
+            assert f"puts_breaker_state{{{labels}}} 0.0" not in text
             client.error = None
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
             assert (await r.rank())["reason"] is None
+            text = (await r.client.get("/metrics")).body.decode()
+            assert f"puts_breaker_state{{{labels}}} 0.0" in text
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("route", ["rank", "weights"])
+def test_once_a_stuck_server_is_known_no_request_waits_for_it(route: str) -> None:
+    async def main() -> None:
+        client = FakeValueClient(SURFACE, action=4, gate=asyncio.Event())
+        async with rig(config(value_network={"budget_ms": 20.0}), value=client) as r:
+            answers = []
+            for _ in range(12):
+                data = body() if route == "rank" else {"state": STATE}
+                answers.append((await r.client.post(f"/v1/{route}", data)).json())
+            reasons = [answer["reason"] for answer in answers]
+            assert reasons == ["late"] * 8 + ["breaker_open"] * 4
+            assert max(answer["timings_ms"]["total"] for answer in answers[8:]) < 20
+            assert client.gate is not None
+            client.gate.set()
+
+    asyncio.run(main())
+
+
+def test_a_stuck_server_is_ejected_and_the_others_take_over() -> None:
+    async def main() -> None:
+        stuck = FakeValueClient(SURFACE, action=0, name="stuck", gate=asyncio.Event())
+        good = [FakeValueClient(SURFACE, action=a, name=f"good{a}", delay_s=0.001) for a in (1, 2)]
+        settings = config(ranker=None, value_network={"max_in_flight": 3, "breaker": {"late": 3}})
+        app = create_app(settings, lambda c: Sidecar(c, value_clients=[stuck, *good]))
+        async with running(app) as client:
+
+            async def ask() -> Any:
+                return (await client.post("/v1/weights", {"state": STATE})).json()
+
+            answers = [await ask() for _ in range(40)]
+            reasons = [answer["reason"] for answer in answers]
+            assert reasons.count("late") == len(stuck.calls) <= 3
+            assert set(reasons[-20:]) == {None}
+            assert {answer["action"] for answer in answers[-20:]} == {1, 2}
+            assert (await client.get("/readyz")).json()["degraded"] is None
+            assert stuck.gate is not None
+            stuck.gate.set()
+            while not all(link.breaker.admits for link in app.state.sidecar.links.links):
+                await asyncio.sleep(0.02)
+            assert 0 in {(await ask())["action"] for _ in range(6)}
 
     asyncio.run(main())
 
@@ -129,7 +234,7 @@ def test_the_end_lets_a_trial_call_end() -> None:
         links = links_of(client)
         (link,) = links.links
         await links.start()
-        links.report_failure(link, GONE, generation=link.generation)
+        opened(links, link)
         while not client.calls:
             await asyncio.sleep(0.01)
         (trial,) = links._trials

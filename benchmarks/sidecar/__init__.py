@@ -1,0 +1,1 @@
+"""The sidecar, and what it is compared with, as processes under load."""
