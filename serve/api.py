@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from serve.config import SidecarConfig
+from serve.config import Limits, SidecarConfig
+from serve.context import CURRENT
+from serve.guard import Guard, error_body, trace_of
 from serve.metrics import CONTENT_TYPE
-from serve.requests import parse_rank, parse_weights
+from serve.requests import WeightsRequest, parse_rank, parse_weights
 from serve.schema import ErrorAnswer, RankAnswer, RankBody, WeightsAnswer, WeightsBody, request_body
 from serve.sidecar import Failure, Sidecar
-from triton_models.errors import RequestError, RequestMalformedError, RequestTooLargeError
+from triton_models.errors import (
+    RequestError,
+    RequestMalformedError,
+    RequestTooLargeError,
+    RequestTooSlowError,
+)
 
 logger = logging.getLogger(__name__)
 
-TRACE_HEADERS = ("traceparent", "tracestate")
-"""W3C trace context, passed on to both upstreams as gRPC metadata."""
+UNREAD = frozenset({408, 413})
+"""Answers given before the body was read to its end: the connection cannot be used again."""
 
-MAX_TRACE_HEADER = 512
+VALUE_NETWORK_FAULTS = frozenset({"late", "unavailable", "overloaded", "invalid_answer", "surface_mismatch"})
+"""Reasons that on-call hears of; the others are the caller's or the operator's own."""
+
+AnyRequest = TypeVar("AnyRequest", bound=WeightsRequest)
 
 MakeSidecar = Callable[[SidecarConfig], Sidecar]
 
 ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "not JSON"},
+    408: {"model": ErrorAnswer, "description": "the body came too slowly"},
     413: {"model": ErrorAnswer, "description": "over a limit"},
     422: {"model": ErrorAnswer, "description": "a field is wrong"},
 }
@@ -45,36 +57,36 @@ def json_answer(data: object, status: int = 200) -> Response:
 
 def error_answer(status: int, kind: str, message: str) -> Response:
     """An error in the one shape that all errors have."""
-    return json_answer({"error": {"type": kind, "message": message}}, status)
+    response = Response(error_body(kind, message), status_code=status, media_type="application/json")
+    if status in UNREAD:
+        response.headers["connection"] = "close"
+    return response
 
 
-def trace_headers(request: Request) -> dict[str, str]:
-    """W3C trace context of a request; malformed values are left out (gRPC metadata is ASCII)."""
-    found = {}
-    for name in TRACE_HEADERS:
-        value = request.headers.get(name)
-        if value and len(value) <= MAX_TRACE_HEADER and value.isascii() and value.isprintable():
-            found[name] = value
-    return found
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body, but never more than ``limit`` bytes of it in memory.
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The body, but never more than the limit of it in memory, and no longer waited for than the limit.
 
     Raises:
         RequestTooLargeError: it is longer.
+        RequestTooSlowError: it did not arrive in time.
     """
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise RequestTooLargeError(f"body: at most {limit} bytes")
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limits.body_bytes:
+                    raise RequestTooLargeError(f"body: at most {limits.body_bytes} bytes")
+                chunks.append(chunk)
+    except TimeoutError as error:
+        raise RequestTooSlowError(f"body: did not arrive within {limits.body_timeout_s:g} s") from error
     return b"".join(chunks)
 
 
 def refuse(error: RequestError) -> Response:
     """A request that cannot be served, as an answer."""
+    if isinstance(error, RequestTooSlowError):
+        return error_answer(408, "too_slow", str(error))
     if isinstance(error, RequestTooLargeError):
         return error_answer(413, "too_large", str(error))
     if isinstance(error, RequestMalformedError):
@@ -100,18 +112,45 @@ def create_app(config: SidecarConfig, make_sidecar: MakeSidecar = Sidecar) -> Fa
         description="Utility weights per request, beside the ranker; production weights whenever in doubt.",
         version="1",
         lifespan=lifespan,
+        # These pages load scripts from elsewhere; /openapi.json is what tools read.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
+    app.add_middleware(Guard, header_bytes=config.limits.header_bytes)
     _add_serving(app, config)
     _add_operations(app)
     app.add_exception_handler(HTTPException, _http_error)
     return app
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(_: Request, error: Exception) -> Response:
+    # What was asked for is not repeated: an answer that echoes is somebody's tool.
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return error_answer(
-        status, "http", f"{request.method} {request.url.path[:200]}: {getattr(error, 'detail', '')}"
-    )
+    response = error_answer(status, "http", str(getattr(error, "detail", "")))
+    response.headers.update(getattr(error, "headers", None) or {})
+    return response
+
+
+def _named(request: AnyRequest) -> AnyRequest:
+    """Tell the log whose request this is."""
+    if (context := CURRENT.get()) is not None:
+        context.request_id, context.user_id = request.request_id, request.user_id
+    return request
+
+
+def _note_failure(failure: Failure) -> None:
+    if (context := CURRENT.get()) is not None:
+        context.reason = failure.type
+    logger.warning("no ranking: %s", failure.message)
+
+
+def _note_answer(answer: dict[str, Any]) -> None:
+    """A line for the log where the value network was to blame; a storm of them is cut (serve.logs)."""
+    if (context := CURRENT.get()) is not None:
+        context.decided(answer)
+    if answer["reason"] in VALUE_NETWORK_FAULTS:
+        logger.warning("production weights instead of the value network's")
 
 
 def _add_serving(app: FastAPI, config: SidecarConfig) -> None:
@@ -120,21 +159,24 @@ def _add_serving(app: FastAPI, config: SidecarConfig) -> None:
 
     async def answer(request: Request, route: str) -> Response:
         sidecar: Sidecar = request.app.state.sidecar
+        trace = trace_of(request.scope).headers
         result: dict[str, Any] | Failure
         try:
-            body = await read_body(request, limits.body_bytes)
+            body = await read_body(request, limits)
             if route == "rank":
-                result = await sidecar.rank(parse_rank(body, limits, kind), trace_headers(request))
+                result = await sidecar.rank(_named(parse_rank(body, limits, kind)), trace)
             else:
-                result = await sidecar.weights(parse_weights(body, limits), trace_headers(request))
+                result = await sidecar.weights(_named(parse_weights(body, limits)), trace)
         except RequestError as error:
             response = refuse(error)
         except ClientDisconnect:
             response = error_answer(400, "disconnected", "the body did not arrive whole")
         else:
             if isinstance(result, Failure):
+                _note_failure(result)
                 response = error_answer(503, result.type, result.message)
             else:
+                _note_answer(result)
                 response = json_answer(result)
         sidecar.metrics.count_request(route, response.status_code)
         return response

@@ -17,6 +17,7 @@ from ray import serve as ray_serve
 from serve.api import create_app
 from serve.config import SidecarConfig
 from serve.decide import OperatingPoint
+from serve.logs import configure_logs
 from serve.metrics import MULTIPROC_VARIABLE
 from serve.sidecar import Sidecar
 from triton_models.errors import ConfigurationError
@@ -36,6 +37,7 @@ class SidecarDeployment:
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
         self._config = SidecarConfig.from_dict(config)
+        configure_logs(self._config.logs)
         self._values: dict[str, Any] = user_config(self._config)
         self._app = create_app(self._config, self._make_sidecar)
 

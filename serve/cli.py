@@ -39,7 +39,7 @@ def _add_up(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     up.add_argument("--config", type=Path, help="YAML with any setting of serve.config.SidecarConfig")
     up.add_argument("--ray-address", help="join this Ray cluster instead of starting one")
     up.add_argument("--ready-file", type=Path, help="write {address, pid, triton, ranker} here when ready")
-    up.add_argument("--log-dir", type=Path, help="folder for the logs of the tritonservers")
+    up.add_argument("--log-dir", type=Path, help="folder for the logs of the replicas and the tritonservers")
     up.set_defaults(command=_up)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from serve.breaker import BreakerConfig
+from serve.logs import LogConfig
 from triton_models.errors import ConfigurationError, PutsError, ScalarizationError, SurfaceError
 from triton_models.surface import Surface, describe_validation_error, load_surface, load_yaml
 from triton_models.tensors import VALUE_NETWORK, state_specs
@@ -100,6 +101,10 @@ class Limits(_Frozen):
     k: Annotated[int, Field(ge=1)] = 1000
     body_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024**2
     history: Annotated[int, Field(ge=1)] = 10_000
+    header_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024
+    """Names and values together."""
+    body_timeout_s: Seconds = 10.0
+    """From the first look at a body to its end: a trickling one must not hold a place for ever."""
 
 
 def _as_surface(value: object) -> object:
@@ -129,6 +134,7 @@ class SidecarConfig(_Frozen):
     metrics_dir: str | None = None
     """Folder through which the replicas of a node share their metrics (prometheus_client multiprocess)."""
     limits: Limits = Limits()
+    logs: LogConfig = LogConfig()
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import orjson
 
 from serve.config import Limits
+from serve.context import current_request_id
 from triton_models.errors import RequestError, RequestMalformedError, RequestTooLargeError
 
 DEFAULT_K = 25
@@ -105,7 +106,7 @@ def _common(data: dict[str, Any], limits: Limits) -> dict[str, Any]:
         raise RequestError(f"state: expected an object, got {type(state).__name__}")
     _limit_history(state, limits)
     return {
-        "request_id": _name(data, "request_id") or uuid.uuid4().hex,
+        "request_id": _name(data, "request_id") or current_request_id() or uuid.uuid4().hex,
         "user_id": _name(data, "user_id"),
         "cohort": _name(data, "cohort"),
         "state": state,

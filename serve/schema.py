@@ -87,6 +87,8 @@ class Problem(BaseModel):
 
     type: str
     message: str
+    request_id: str | None = None
+    """Under which the log says more."""
 
 
 class ErrorAnswer(BaseModel):

@@ -37,6 +37,8 @@ def run_up(options: argparse.Namespace) -> int:
     stop = StopSignals()
     with ExitStack() as stack:
         stack.enter_context(stop.installed())
+        if options.log_dir:
+            data["logs"] = {"folder": str(options.log_dir.resolve()), **(data.get("logs") or {})}
         data["metrics_dir"] = stack.enter_context(_metrics_folder(data.get("metrics_dir")))
         _claim_port(data["http"])
         # Addresses are filled in below; nothing of Ray depends on them.

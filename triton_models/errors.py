@@ -20,7 +20,8 @@
     ├── BenchmarkError            a benchmark that failed or could not be run
     ├── RequestError              a request to the sidecar that cannot be served as it is (422)
     │   ├── RequestMalformedError ... because it is not the JSON that was asked for (400)
-    │   └── RequestTooLargeError  ... because it is over a stated limit (413)
+    │   ├── RequestTooLargeError  ... because it is over a stated limit (413)
+    │   └── RequestTooSlowError   ... because its body did not arrive in time (408)
     └── UpstreamError             a call to somebody else's server that failed
         ├── UpstreamUnavailableError   nobody answers
         └── UpstreamInvalidError       the answer is not what the contract says
@@ -106,6 +107,10 @@ class RequestMalformedError(RequestError):
 
 class RequestTooLargeError(RequestError):
     """A request over a stated limit; HTTP 413."""
+
+
+class RequestTooSlowError(RequestError):
+    """A request whose body did not arrive in time; HTTP 408."""
 
 
 class UpstreamError(PutsError):
