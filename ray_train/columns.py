@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from triton_models.arrow_kinds import is_list as is_list
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
@@ -38,11 +40,6 @@ def _large(kind: pa.DataType) -> pa.DataType:
 def unwrapped(array: pa.Array) -> pa.Array:
     """The storage of an extension array (tensor types of Ray or Arrow), or the array itself."""
     return array.storage if isinstance(array, pa.ExtensionArray) else array
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Whether a type holds one list per row."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def list_lengths(array: pa.Array) -> IntArray:

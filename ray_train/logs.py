@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ray_train.columns import is_list
+from triton_models.arrow_kinds import fits
 from triton_models.errors import LogError
 from triton_models.surface import Surface
 
@@ -78,43 +78,13 @@ def check_schema(surface: Surface, schema: pa.Schema, *, source: str) -> None:
         for field in wanted
         if field.name in schema.names
         and field.name not in twice
-        and not _fits(schema.field(field.name).type, field.type)
+        and not fits(schema.field(field.name).type, field.type)
     ]
     unknown = [n for n in schema.names if n.startswith(("weight_", "reward_")) and n not in wanted.names]
     if unknown:
         problems.append(f"the surface does not know {', '.join(unknown)}")
     if problems:
         raise LogError(f"{source}: does not fit surface {surface.name}: {'; '.join(problems)}")
-
-
-def _fits(actual: pa.DataType, wanted: pa.DataType) -> bool:
-    if isinstance(actual, pa.BaseExtensionType):
-        actual = actual.storage_type
-    if pa.types.is_timestamp(wanted):
-        return bool(pa.types.is_timestamp(actual))
-    if is_list(wanted):
-        sized = pa.types.is_fixed_size_list(actual) and pa.types.is_fixed_size_list(wanted)
-        if not is_list(actual) or (sized and actual.list_size != wanted.list_size):
-            return False
-        return _fits(actual.value_type, wanted.value_type)
-    if pa.types.is_null(actual):  # an optional column that never had a value
-        return True
-    if pa.types.is_string(wanted):
-        return _is_text(actual)
-    if pa.types.is_integer(wanted):
-        return _is_number(actual) or bool(pa.types.is_boolean(actual))
-    return _is_number(actual)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer)
-    return any(check(kind) for check in text)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 # --------------------------------------------------------------------------------------------- files

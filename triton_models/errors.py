@@ -9,7 +9,7 @@
     │   ├── StateIncompleteError  ... because something is missing
     │   └── StateInvalidError     ... because something is of the wrong kind, size or value
     ├── ScalarizationError        λ that is not on the (unnormalised) simplex
-    ├── LogError                  exploration logs that cannot be used
+    ├── LogError                  logs (exploration, decisions, events) that cannot be used
     ├── RunError                  a training run that is missing, damaged or cannot be continued
     ├── FrontierError             a frontier file that is missing, damaged or empty
     ├── RepositoryError           a Triton model repository that is missing or malformed
@@ -62,7 +62,7 @@ class ScalarizationError(PutsError):
 
 
 class LogError(PutsError):
-    """Exploration logs that cannot be used."""
+    """Logs of exploration, decisions or events that cannot be used."""
 
 
 class RunError(PutsError):
