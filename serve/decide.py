@@ -35,7 +35,9 @@ breaker_open: not asked, since calls failed or were late and no probe has shown 
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-Source = Literal["value_network", "production"]
+Source = Literal["value_network", "production", "static", "exploration"]
+"""Whose weights: the value network's choice; production as a fallback, with a reason; production because
+the policy says so; a drawn action of the grid."""
 
 Link = Literal["verified", "open", "unreachable", "mismatch"]
 """What is known of a value-network server: its surface was read and fits; the same, but its circuit breaker
@@ -158,6 +160,17 @@ def production(surface: Surface, reason: Reason) -> Decision:
     return Decision(
         weights_W=surface.production, action=None, values_M=None, source="production", reason=reason
     )
+
+
+def static(surface: Surface) -> Decision:
+    """The production weights, as the policy says: no fallback."""
+    return Decision(weights_W=surface.production, action=None, values_M=None, source="static", reason=None)
+
+
+def explored(surface: Surface, action: int) -> Decision:
+    """A drawn action of the grid."""
+    weights_W = surface.actions[action]
+    return Decision(weights_W=weights_W, action=action, values_M=None, source="exploration", reason=None)
 
 
 def decide(surface: Surface, outcome: Outcome) -> Decision:

@@ -16,6 +16,7 @@ from prometheus_client import multiprocess as prometheus_multiprocess
 
 from serve.breaker import KIND_VALUES, Kind
 from serve.decide import REASONS, Decision
+from serve.policy_metrics import PolicyMetrics
 from triton_models.surface import Surface
 
 MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -95,6 +96,8 @@ class Metrics:
             registry=registry,
         )
 
+        self.policy = PolicyMetrics(registry)
+
     def observe(self, leg: str, seconds: float) -> None:
         """Add one time to a leg."""
         self._legs[leg].observe(seconds)
@@ -104,10 +107,10 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
 
     def count_decision(self, decision: Decision) -> None:
-        """Count an action chosen, or a fallback."""
+        """Count an action that the value network chose, or a fallback."""
         if decision.reason is not None:
             self._fallbacks[decision.reason].inc()
-        elif decision.action is not None:
+        elif decision.source == "value_network" and decision.action is not None:
             (self._any_action or self._actions[decision.action]).inc()
 
     def set_link(self, address: str, value: int) -> None:

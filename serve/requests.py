@@ -18,14 +18,14 @@ from triton_models.errors import RequestError, RequestMalformedError, RequestToo
 
 DEFAULT_K = 25
 MAX_NAME = 256
-"""Longest request id, user id or cohort."""
+"""Longest request id, user id, cohort or placement."""
 MAX_CANDIDATE_NAME = 1024
 
 INT64_MAX = 2**63 - 1
 
 CandidateType = Literal["INT64", "BYTES"]
 
-WEIGHTS_FIELDS = frozenset({"request_id", "user_id", "cohort", "state", "control"})
+WEIGHTS_FIELDS = frozenset({"request_id", "user_id", "cohort", "placement", "state", "control"})
 RANK_FIELDS = WEIGHTS_FIELDS | {"candidates", "k"}
 
 
@@ -36,6 +36,8 @@ class WeightsRequest:
     request_id: str
     user_id: str | None
     cohort: str | None
+    placement: str | None
+    """Where the answer is shown; a policy can exclude placements from exploration."""
     state: Mapping[str, Any] | None
     """Unchecked: what is wrong with it is a fallback, not an error."""
     control: bool
@@ -109,6 +111,7 @@ def _common(data: dict[str, Any], limits: Limits) -> dict[str, Any]:
         "request_id": _name(data, "request_id") or current_request_id() or uuid.uuid4().hex,
         "user_id": _name(data, "user_id"),
         "cohort": _name(data, "cohort"),
+        "placement": _name(data, "placement"),
         "state": state,
         "control": control,
     }

@@ -38,6 +38,8 @@ class WeightsBody(_Body):
     request_id: Name | None = None
     user_id: Name | None = None
     cohort: Name | None = None
+    placement: Name | None = None
+    """Where the answer is shown; the policy can exclude placements from exploration."""
     state: State | None = None
     control: bool = True
     """False: production weights, without asking the value network."""
@@ -69,8 +71,13 @@ class WeightsAnswer(_Body):
     values: dict[str, float] | None
     source: Source
     reason: Reason | None
-    """Why production weights were served; null when the value network chose."""
-    scalarization: dict[str, float]
+    """Why production weights were served as a fallback; null otherwise."""
+    arm: str
+    policy_version: int
+    propensity: float | None
+    """Probability with which an exploring request drew its action; null where nothing was drawn."""
+    scalarization: dict[str, float] | None
+    """λ of the user's arm and cohort; null: they get production weights."""
     surface_fingerprint: str
     timings_ms: Timings
 

@@ -34,12 +34,16 @@ from serve.decide import (
     ValueAnswer,
     check_answer,
     decide,
+    explored,
     refusal,
     remaining_wait_s,
+    static,
 )
 from serve.fanout import Call, Clock, Lane
 from serve.links import ServerLink, ValueLinks
 from serve.metrics import Metrics
+from serve.policies import Policies
+from serve.policy import Assignment
 from serve.requests import RankRequest, WeightsRequest
 from triton_models.encoding import StateTensors, encode_state
 from triton_models.errors import (
@@ -78,11 +82,24 @@ class Encoded:
     message: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A request that has its assignment: from one snapshot of the policy, whatever changes meanwhile."""
+
+    started_s: float
+    control: bool
+    """Whether weights may be other than production's: the operator's switch and the request's, both."""
+    encoded: Encoded
+    assigned: Assignment
+
+
 @dataclass
 class ValueRace:
     """The value network's part of one request."""
 
     refused: Reason | None
+    settled: Decision | None = None
+    """The policy's own choice: the value network is not asked."""
     link: ServerLink | None = None
     call: Call[ValueAnswer] | None = None
     epoch: int = 0
@@ -111,6 +128,7 @@ class Sidecar:
         self.point = OperatingPoint.parse(
             surface, {"scalarization": config.scalarization, "control": config.control}
         )
+        self.policies = Policies(config, self.point, self.metrics)
         self._clock = clock
         if value_clients is None:
             value_clients = [TritonValueClient(surface, network, address) for address in network.addresses]
@@ -156,15 +174,17 @@ class Sidecar:
             ConfigurationError: they do not fit; the old ones stay in force.
         """
         self.point = OperatingPoint.parse(self.config.surface, user_config)
+        self.policies.configure(self.point)
 
     # ------------------------------------------------------------------ requests
 
     async def weights(self, request: WeightsRequest, headers: Headers) -> dict[str, Any]:
         """Answer ``/v1/weights``."""
-        started_s, point = self._clock(), self.point
-        race = self._start_value(point, request, self._encode(request), headers)
-        decision = await self._finish_value(race, started_s)
-        return self._answer(request, point, decision, race, started_s)
+        begun = self._begin(request)
+        race = self._start_value(begun, headers)
+        decision = await self._finish_value(race, begun.started_s)
+        self.policies.record(begun.assigned, decision)
+        return self._answer(request, begun, decision, race)
 
     async def rank(self, request: RankRequest, headers: Headers) -> dict[str, Any] | Failure:
         """Answer ``/v1/rank``.
@@ -172,20 +192,25 @@ class Sidecar:
         Raises:
             RequestError: the ranker's own inputs cannot be made from the state.
         """
+        begun = self._begin(request)
+        answer = await self._rank(request, begun, headers)
+        if isinstance(answer, Failure):
+            self.policies.record_failure(begun.assigned)
+        return answer
+
+    async def _rank(self, request: RankRequest, begun: Begun, headers: Headers) -> dict[str, Any] | Failure:
         ranker = self.config.ranker
         if ranker is None or not self.rankers:
             return Failure(type="no_ranker", message="this sidecar has no ranker; ask /v1/weights instead")
         if self._ranker_lane.in_flight >= ranker.max_in_flight:
             message = f"{ranker.max_in_flight} calls to the ranker are in flight already"
             return Failure(type="ranker_overloaded", message=message)
-        started_s, point = self._clock(), self.point
-        encoded = self._encode(request)
-        tensors = self._ranker_tensors(request, encoded)
+        tensors = self._ranker_tensors(request, begun.encoded)
         self._turn = (self._turn + 1) % len(self.rankers)
         client = self.rankers[self._turn]
         # The ranker first: it is the longer leg, the value network has its time beside it.
         call = self._ranker_lane.start(client.score(tensors, request.candidates, headers))
-        race = self._start_value(point, request, encoded, headers)
+        race = self._start_value(begun, headers)
         if not await call.wait(ranker.timeout_ms / 1000.0):
             call.abandoned = True
             self._leave(race)
@@ -204,8 +229,8 @@ class Sidecar:
             self._leave(race)
             return Failure(type="ranker_invalid_answer", message=f"unreadable answer: {error!r}")
         self.links.observe_ranker(call.duration_s or 0.0)
-        decision = await self._finish_value(race, started_s)
-        added_s = self._clock() - (call.ended_s or started_s) if race.call is not None else 0.0
+        decision = await self._finish_value(race, begun.started_s)
+        added_s = self._clock() - (call.ended_s or begun.started_s) if race.call is not None else 0.0
         self.metrics.observe("added", added_s)
         utility_n = self._blend.utility(scores_nH, decision.weights_W)
         if not np.isfinite(utility_n).all():
@@ -217,9 +242,16 @@ class Sidecar:
             "scores": utility_n[best_k].tolist(),
         }
         legs = {"ranker": milliseconds(call.duration_s), "added": milliseconds(added_s)}
-        return self._answer(request, point, decision, race, started_s, answer, legs)
+        self.policies.record(begun.assigned, decision, added_s=added_s)
+        return self._answer(request, begun, decision, race, answer, legs)
 
     # ------------------------------------------------------------------ parts
+
+    def _begin(self, request: WeightsRequest) -> Begun:
+        started_s, encoded = self._clock(), self._encode(request)
+        control = self.point.control and request.control
+        assigned = self.policies.assign(request, explorable=control and encoded.problem is None)
+        return Begun(started_s=started_s, control=control, encoded=encoded, assigned=assigned)
 
     def _encode(self, request: WeightsRequest) -> Encoded:
         try:
@@ -240,23 +272,27 @@ class Sidecar:
         except StateError as error:
             raise RequestError(f"{error}; the ranker needs it") from error
 
-    def _start_value(
-        self, point: OperatingPoint, request: WeightsRequest, encoded: Encoded, headers: Headers
-    ) -> ValueRace:
+    def _start_value(self, begun: Begun, headers: Headers) -> ValueRace:
+        control, encoded, assigned = begun.control, begun.encoded, begun.assigned
+        if control and assigned.action is not None:
+            return ValueRace(refused=None, settled=explored(self.config.surface, assigned.action))
+        scalarization_M = assigned.scalarization_M
+        if control and scalarization_M is None:
+            return ValueRace(refused=None, settled=static(self.config.surface))
         link = self.links.pick()
         situation = Situation(
-            control=point.control and request.control,
+            control=control,
             state_problem=encoded.problem,
             link="verified" if link is not None else self.links.overall,
             in_flight=link.lane.in_flight if link is not None else 0,
             max_in_flight=self.config.value_network.max_in_flight,
         )
         refused = refusal(situation)
-        if refused is not None or link is None:
+        if refused is not None or link is None or scalarization_M is None:
             return ValueRace(refused=refused or "unavailable")
         epoch = link.breaker.epoch
         call = link.lane.start(
-            link.client.choose(encoded.tensors, point.scalarization_M, headers),
+            link.client.choose(encoded.tensors, scalarization_M, headers),
             # Not a closure over the race, which holds the call: a cycle per request would need collecting.
             on_late_failure=lambda error: self._report(link, epoch, error),
         )
@@ -268,6 +304,9 @@ class Sidecar:
         self.links.report(link, "failed", epoch=epoch, why=why)
 
     async def _finish_value(self, race: ValueRace, started_s: float) -> Decision:
+        if race.settled is not None:
+            self.metrics.count_decision(race.settled)
+            return race.settled
         outcome = await self._outcome(race, started_s)
         decision = decide(self.config.surface, outcome)
         if race.link is not None and not isinstance(outcome, str):
@@ -312,16 +351,16 @@ class Sidecar:
     def _answer(
         self,
         request: WeightsRequest,
-        point: OperatingPoint,
+        begun: Begun,
         decision: Decision,
         race: ValueRace,
-        started_s: float,
         ranking: dict[str, Any] | None = None,
         legs: dict[str, float | None] | None = None,
     ) -> dict[str, Any]:
         surface = self.config.surface
-        values = decision.values_M
-        total_s = self._clock() - started_s
+        assigned, values = begun.assigned, decision.values_M
+        scalarization_M = assigned.scalarization_M
+        total_s = self._clock() - begun.started_s
         self.metrics.observe("total", total_s)
         return {
             "request_id": request.request_id,
@@ -331,7 +370,12 @@ class Sidecar:
             "values": None if values is None else dict(zip(surface.objectives, values.tolist(), strict=True)),
             "source": decision.source,
             "reason": decision.reason,
-            "scalarization": dict(zip(surface.objectives, point.scalarization_M.tolist(), strict=True)),
+            "arm": assigned.arm,
+            "policy_version": assigned.policy_version,
+            "propensity": assigned.propensity,
+            "scalarization": None
+            if scalarization_M is None
+            else dict(zip(surface.objectives, scalarization_M.tolist(), strict=True)),
             "surface_fingerprint": surface.fingerprint,
             "timings_ms": {
                 **(legs or {}),

@@ -16,6 +16,10 @@
     │   └── ParityError           an exported model that does not equal the network it came from
     ├── ServerError               the embedded tritonserver: not installed, unusable, did not start
     ├── ConfigurationError        settings that do not fit together
+    ├── PolicyError               an operating policy that is impossible, or not on the reviewed frontier
+    │   ├── PolicyConflictError   ... because somebody else has changed it meanwhile
+    │   └── PolicyNotFoundError   ... because there is none of that number, or none before it
+    ├── StoreError                the policy store does not answer
     ├── SimulationError           a simulated feed that was asked for the impossible
     ├── BenchmarkError            a benchmark that failed or could not be run
     ├── RequestError              a request to the sidecar that cannot be served as it is (422)
@@ -87,6 +91,22 @@ class ServerError(PutsError):
 
 class ConfigurationError(PutsError):
     """Settings that do not fit together."""
+
+
+class PolicyError(PutsError):
+    """An operating policy that is impossible, or not on the reviewed frontier."""
+
+
+class PolicyConflictError(PolicyError):
+    """A change of policy that was made for a state of affairs that is no more."""
+
+
+class PolicyNotFoundError(PolicyError):
+    """A policy that there is not."""
+
+
+class StoreError(PutsError):
+    """The policy store cannot be reached, or what it holds cannot be read."""
 
 
 class SimulationError(PutsError):

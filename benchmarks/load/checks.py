@@ -27,8 +27,11 @@ def check_weights(answer: dict[str, Any], surface: Surface, *, control: bool) ->
             return "production weights come with no action and a reason"
         return "control is on and the reason is control_off" if control and reason == "control_off" else None
     if not control:
-        return "control is off and the value network chose"
-    if source != "value_network" or reason is not None:
+        return "control is off and the weights are not a fallback"
+    if source == "static":
+        fine = weights == surface.production.tolist() and action is None and reason is None
+        return None if fine else f"the policy says static and the answer is {weights}, {action!r}, {reason!r}"
+    if source not in ("value_network", "exploration") or reason is not None:
         return f"source {source!r} with reason {reason!r}"
     if type(action) is not int or not 0 <= action < surface.num_actions:
         return f"action {action!r} is not one of the grid"

@@ -1,0 +1,114 @@
+"""What is in force in one replica: a snapshot of the policy, swapped whole, and the exploration cap.
+
+Each request is assigned from the snapshot that it finds; a change meanwhile is for the next request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serve.config import SidecarConfig
+from serve.decide import Decision, OperatingPoint
+from serve.metrics import Metrics
+from serve.policy import EMPTY, Assignment, CompiledPolicy, Policy, assign, configured_policy, take
+from serve.requests import WeightsRequest
+from triton_models.surface import Surface
+
+Now = Callable[[], float]
+"""Unix time in seconds: replicas on several machines must agree on a ramp, so not a monotonic clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """One line of the activation log: from then on this version was in force."""
+
+    sequence: int
+    version: int
+    at: float
+    """Unix time in seconds."""
+    author: str
+    reason: str
+    ramp_offset_s: float = 0.0
+    """How far the policy's ramp had come already, when it was in force before."""
+
+
+CONFIGURED = Activation(sequence=0, version=0, at=0.0, author="configuration", reason="")
+"""What is in force before the first activation: the sidecar's own configuration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A policy in force since an activation. Immutable."""
+
+    compiled: CompiledPolicy
+    activation: Activation
+
+    @property
+    def policy(self) -> Policy:
+        """The policy."""
+        return self.compiled.policy
+
+    def elapsed_s(self, now_s: float) -> float:
+        """Where the policy's ramp stands; never negative, whatever clocks do."""
+        return max(0.0, now_s - self.activation.at) + self.activation.ramp_offset_s
+
+
+class Policies:
+    """The policy in force in this replica."""
+
+    def __init__(
+        self, config: SidecarConfig, point: OperatingPoint, metrics: Metrics, *, now: Now = time.time
+    ) -> None:
+        self._surface: Surface = config.surface
+        self._metrics = metrics.policy
+        self._now = now
+        self._bucket = EMPTY
+        self._configured = self._compile_point(point)
+        self.swap(Snapshot(compiled=self._configured, activation=CONFIGURED))
+
+    def _compile_point(self, point: OperatingPoint) -> CompiledPolicy:
+        return CompiledPolicy(self._surface, configured_policy(self._surface, point.scalarization_M))
+
+    def configure(self, point: OperatingPoint) -> None:
+        """New configured values: they are version 0, in force as long as nothing else is."""
+        self._configured = self._compile_point(point)
+        if self.snapshot.policy.version == 0:
+            self.swap(Snapshot(compiled=self._configured, activation=self.snapshot.activation))
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Put another policy in force, whole."""
+        self.snapshot: Snapshot = snapshot
+        self._metrics.set_version(snapshot.policy.version)
+
+    def assign(self, request: WeightsRequest, *, explorable: bool) -> Assignment:
+        """What a request gets.
+
+        Args:
+            explorable: Whether an explored action would be served and could be learned from.
+        """
+        snapshot = self.snapshot
+        compiled = snapshot.compiled
+        wanted = explorable and compiled.wants_exploration(
+            request_id=request.request_id, user_id=request.user_id, placement=request.placement
+        )
+        explores, self._bucket = take(snapshot.policy.exploration, self._bucket, wanted=wanted)
+        if wanted:
+            self._metrics.count_exploration(capped=not explores)
+        assigned = assign(
+            compiled,
+            elapsed_s=snapshot.elapsed_s(self._now()),
+            user_id=request.user_id,
+            request_id=request.request_id,
+            cohort=request.cohort,
+            explores=explores,
+        )
+        self._metrics.count_arm(assigned.arm)
+        return assigned
+
+    def record(self, assigned: Assignment, decision: Decision, *, added_s: float = 0.0) -> None:
+        """Take note of how a request went."""
+
+    def record_failure(self, assigned: Assignment) -> None:
+        """Take note of a request that got no ranking."""

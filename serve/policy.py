@@ -1,0 +1,443 @@
+"""Operating policies: who gets which choice of weights. Pure: no clock, no store, no HTTP.
+
+A policy splits the users into arms. An arm serves either the production weights (``static``) or the value
+network's choice under one scalarization λ, cohort by cohort if it says so. Beside the arms a small share of
+the requests explores: it draws an action from a declared distribution (arXiv 2605.16344, Section 6.1), and
+that draw with its propensity is what the next network learns from.
+
+All draws are hashes, so every replica makes the same one and a restart changes nothing. With ``h`` the
+64-bit BLAKE2b hash of (salt, purpose, id), read as a number ``u = h / 2^64`` in [0, 1):
+
+* ramped arm: ``u_ramp(user) < share(t)``, ``t`` the seconds since activation: who is in at 1 % stays in;
+* other arms: ``u_arm(user)`` against the cumulated shares of the arms that are left, independent of the
+  ramp, so that a ramp moves users only into the ramped arm;
+* exploration: ``u_explore(request) < share``, then ``u_action(request)`` against the cumulated distribution.
+
+Shape legend: A actions, M objectives.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from itertools import accumulate, pairwise
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from triton_models.errors import PolicyError, ScalarizationError
+from triton_models.surface import FiniteFloat, FloatArray, Surface, describe_validation_error
+
+SCALE = 2**64
+"""Hashes are whole numbers below this."""
+
+MAX_ARMS = 16
+"""Arms are a label of the metrics."""
+
+MAX_EXCLUDED = 100_000
+
+SHARE_TOLERANCE = 1e-9
+"""By how much shares and probabilities may miss one."""
+
+STATIC: Literal["static"] = "static"
+
+ArmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=64)]
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Entry = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Scalarization = Annotated[tuple[Entry, ...], Field(min_length=1)]
+Choice = Literal["static"] | Scalarization
+"""Production weights, or λ in the surface's order of objectives."""
+
+Kind = Literal["scalarization", "static", "exploration"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Arm(_Frozen):
+    """A share of the users and what they get."""
+
+    name: ArmName
+    share: Share = 1.0
+    """Share of the users. For the ramped arm: ignored, its ramp says it. The other arms' shares are taken
+    relative to each other, so 1 for a single one will do."""
+    choice: Choice
+    cohorts: dict[Id, Choice] = Field(default_factory=dict)
+    """What a cohort gets instead of ``choice``."""
+
+    def choice_of(self, cohort: str | None) -> Choice:
+        """The choice for a cohort, which may be unknown."""
+        return self.choice if cohort is None else self.cohorts.get(cohort, self.choice)
+
+
+class RampStep(_Frozen):
+    """One step of a ramp."""
+
+    share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    hold_s: Annotated[float, Field(gt=0, le=366 * 86_400, allow_inf_nan=False)] | None = None
+    """How long until the next step; the last step has none and stays."""
+
+
+class Ramp(_Frozen):
+    """How one arm's share grows with the time since activation."""
+
+    arm: ArmName
+    steps: Annotated[tuple[RampStep, ...], Field(min_length=1, max_length=32)]
+
+    @model_validator(mode="after")
+    def _growing(self) -> Self:
+        shares = [step.share for step in self.steps]
+        if any(later < earlier for earlier, later in pairwise(shares)):
+            raise ValueError(f"a ramp only grows, got shares {shares}")
+        if any(step.hold_s is None for step in self.steps[:-1]):
+            raise ValueError("every step but the last needs hold_s, the seconds until the next one")
+        if self.steps[-1].hold_s is not None:
+            raise ValueError("the last step has no hold_s: it stays until the policy changes")
+        return self
+
+    def position(self, elapsed_s: float) -> int:
+        """Index of the step that is in force after ``elapsed_s``, a pure function of it."""
+        end_s = 0.0
+        for index, step in enumerate(self.steps):
+            end_s += step.hold_s if step.hold_s is not None else math.inf
+            if elapsed_s < end_s:
+                return index
+        return len(self.steps) - 1
+
+    def share(self, elapsed_s: float) -> float:
+        """Share of the users in the ramped arm after ``elapsed_s``."""
+        return self.steps[self.position(elapsed_s)].share
+
+
+class Exploration(_Frozen):
+    """Which requests draw an action instead of being served their arm's choice."""
+
+    share: Share = 0.0
+    """Share of the requests that would explore, by hash of the request id."""
+    cap: Share = 0.0125
+    """Hard cap: of any ``n`` requests in a row of a replica, at most ``burst + cap n`` explore."""
+    burst: Annotated[int, Field(ge=1, le=10_000)] = 10
+    distribution: Literal["uniform"] | tuple[Share, ...] = "uniform"
+    """Over the A actions of the grid, in the surface's order; sums to one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.share > self.cap:
+            raise ValueError(f"exploration share {self.share} is above its cap {self.cap}")
+        if self.distribution != "uniform":
+            total = math.fsum(self.distribution)
+            if abs(total - 1.0) > SHARE_TOLERANCE:
+                raise ValueError(f"the exploration distribution sums to {total}, not to 1")
+        return self
+
+
+class Excluded(_Frozen):
+    """Who never explores."""
+
+    users: Annotated[frozenset[Id], Field(max_length=MAX_EXCLUDED)] = frozenset()
+    placements: Annotated[frozenset[Id], Field(max_length=MAX_EXCLUDED)] = frozenset()
+    """Values of the request's field ``placement``."""
+
+
+class MetricLimit(_Frozen):
+    """How much a guardrail metric may change. Crossed when the whole interval lies beyond the limit."""
+
+    minimum_lift: FiniteFloat | None = None
+    maximum_lift: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        if self.minimum_lift is None and self.maximum_lift is None:
+            raise ValueError("a metric's limit needs minimum_lift or maximum_lift")
+        return self
+
+
+class Guardrails(_Frozen):
+    """Limits for the ramped arm's own traffic; crossing one during a ramp ends the policy."""
+
+    window_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 60.0
+    """The traffic of this long is looked at, per replica."""
+    minimum_sample: Annotated[int, Field(ge=1)] = 200
+    """Requests of the ramped arm below which nothing is said."""
+    max_fallback_share: Share | None = 0.2
+    """Fallbacks that are the value network's doing (late, down, rubbish), not the caller's."""
+    max_error_share: Share | None = 0.05
+    """Requests that got no ranking."""
+    max_added_p99_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """99th percentile of the wait for the value network after the ranker had answered."""
+    metrics: dict[Id, MetricLimit] = Field(default_factory=dict)
+    """Limits of metrics that operators or ``ray_train experiment`` report."""
+
+
+class PolicyBody(_Frozen):
+    """What an operator decides."""
+
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1, max_length=MAX_ARMS)]
+    salt: Id = "puts"
+    """Another salt deals the users anew; the same one keeps them where they are."""
+    ramp: Ramp | None = None
+    exploration: Exploration = Exploration()
+    excluded: Excluded = Excluded()
+    guardrails: Guardrails = Guardrails()
+
+    @model_validator(mode="after")
+    def _arms_and_ramp(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) != len(names):
+            raise ValueError(f"arms must have different names, got {', '.join(names)}")
+        if self.ramp is not None and self.ramp.arm not in names:
+            raise ValueError(f"the ramp is for arm {self.ramp.arm!r}, the arms are {', '.join(names)}")
+        others = [arm.share for arm in self.others]
+        if self.ramp is not None:
+            if not others and self.ramp.steps[0].share < 1:
+                raise ValueError("a ramp needs another arm, for the users who are not in yet")
+            if others and sum(others) <= 0:
+                raise ValueError("the arms beside the ramped one have no share at all")
+        elif abs(math.fsum(others) - 1.0) > SHARE_TOLERANCE:
+            raise ValueError(f"the arms' shares sum to {math.fsum(others)}, not to 1")
+        return self
+
+    @property
+    def others(self) -> tuple[Arm, ...]:
+        """The arms that are not ramped."""
+        ramped = self.ramp.arm if self.ramp is not None else None
+        return tuple(arm for arm in self.arms if arm.name != ramped)
+
+    def shares(self, elapsed_s: float) -> dict[str, float]:
+        """Each arm's share of the users after ``elapsed_s``; they sum to one."""
+        ramped = self.ramp.share(elapsed_s) if self.ramp is not None else 0.0
+        total = math.fsum(arm.share for arm in self.others)
+        shares = {arm.name: (1.0 - ramped) * arm.share / total for arm in self.others}
+        if self.ramp is not None:
+            shares[self.ramp.arm] = ramped if shares else 1.0
+        return {arm.name: shares[arm.name] for arm in self.arms}
+
+    def check_surface(self, surface: Surface) -> None:
+        """Refuse a policy that does not fit a surface.
+
+        Raises:
+            PolicyError: a scalarization, cohort, metric or distribution that the surface does not have.
+        """
+        for arm in self.arms:
+            for cohort, choice in [(None, arm.choice), *arm.cohorts.items()]:
+                where = f"arm {arm.name}" + (f", cohort {cohort}" if cohort else "")
+                if cohort is not None and surface.cohorts and cohort not in surface.cohorts:
+                    known = ", ".join(surface.cohorts)
+                    raise PolicyError(f"{where}: the surface's cohorts are {known}")
+                if choice != STATIC:
+                    try:
+                        surface.scalarization(choice, source=where)
+                    except ScalarizationError as error:
+                        raise PolicyError(str(error)) from error
+        given = self.exploration.distribution
+        if given != "uniform" and len(given) != surface.num_actions:
+            raise PolicyError(
+                f"exploration.distribution: expected {surface.num_actions} probabilities, got {len(given)}"
+            )
+        unknown = sorted(set(self.guardrails.metrics) - {*surface.metrics, *surface.objectives})
+        if unknown:
+            known = ", ".join([*surface.metrics, *surface.objectives])
+            raise PolicyError(f"guardrails.metrics: {unknown[0]!r} is none of {known}")
+
+
+class Policy(PolicyBody):
+    """A numbered policy; it never changes."""
+
+    version: Annotated[int, Field(ge=0)]
+    author: Text
+    reason: Text
+    created_at: FiniteFloat
+    """Unix time in seconds."""
+    surface_fingerprint: str
+    frontier_fingerprint: str | None = None
+    """The reviewed frontier that its scalarizations come from."""
+    forced: bool = False
+    """Whether it was applied although it is not on that frontier."""
+
+
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+def parse(model: type[_Body], data: object, *, source: str) -> _Body:
+    """Plain data as a typed object.
+
+    Raises:
+        PolicyError: naming ``source``, the field and what is wrong.
+    """
+    if not isinstance(data, dict):
+        raise PolicyError(f"{source}: expected an object, got {type(data).__name__}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        text = re.sub(r"\s+", " ", describe_validation_error(error))
+        raise PolicyError(f"{source}: {text}") from error
+
+
+# ---------------------------------------------------------------------- assignment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What one request gets."""
+
+    arm: str
+    kind: Kind
+    scalarization_M: FloatArray | None
+    """λ of the arm and cohort; None: they get production weights."""
+    policy_version: int
+    action: int | None = None
+    propensity: float | None = None
+    """Probability of ``action`` given that the request explores."""
+    ramped: bool = False
+    """Whether the arm is the one whose share grows."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Tokens of the exploration cap in millionths, so that nothing is lost in rounding."""
+
+    tokens: int
+
+
+MICRO = 1_000_000
+
+
+EMPTY = Bucket(0)
+"""The bucket at the start: a replica that is restarted over and over explores no more for it."""
+
+
+def take(exploration: Exploration, bucket: Bucket, *, wanted: bool) -> tuple[bool, Bucket]:
+    """Count one request; whether it may explore, and the bucket after it.
+
+    Each request adds ``cap`` tokens up to ``burst``, each exploration takes one. Hence of any ``n``
+    requests in a row at most ``burst + cap n`` explore, wherever the window lies.
+    """
+    tokens = min(exploration.burst * MICRO, bucket.tokens + math.floor(exploration.cap * MICRO))
+    if wanted and tokens >= MICRO:
+        return True, Bucket(tokens - MICRO)
+    return False, Bucket(tokens)
+
+
+def _keyed(key: bytes, name: str) -> int:
+    """64-bit hash of a name; draws under different keys are independent."""
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _key(salt: str, purpose: str) -> bytes:
+    return blake2b(f"{purpose}\0{salt}".encode("utf-8", "surrogatepass"), digest_size=32).digest()
+
+
+class CompiledPolicy:
+    """A policy with its tables made: what a request is assigned by. Immutable."""
+
+    def __init__(self, surface: Surface, policy: Policy) -> None:
+        policy.check_surface(surface)
+        self.policy = policy
+        self._surface = surface
+        self._others = policy.others
+        self._bounds = [bound * SCALE for bound in accumulate(arm.share for arm in self._others)]
+        self._ramped = next((a for a in policy.arms if policy.ramp and a.name == policy.ramp.arm), None)
+        self._keys = {name: _key(policy.salt, name) for name in ("ramp", "arm", "explore", "action")}
+        self._explore_below = math.floor(policy.exploration.share * SCALE)
+        self._lambda: dict[tuple[str, str | None], FloatArray | None] = {}
+        for arm in policy.arms:
+            for cohort in (None, *arm.cohorts):
+                choice = arm.choice_of(cohort)
+                self._lambda[arm.name, cohort] = (
+                    None if isinstance(choice, str) else surface.scalarization(choice)
+                )
+
+    @cached_property
+    def propensities_A(self) -> tuple[float, ...]:
+        """Probability of each action, given that a request explores."""
+        given = self.policy.exploration.distribution
+        if given == "uniform":
+            return (1.0 / self._surface.num_actions,) * self._surface.num_actions
+        total = math.fsum(given)
+        return tuple(chance / total for chance in given)
+
+    @cached_property
+    def _action_bounds(self) -> list[float]:
+        return [bound * SCALE for bound in accumulate(self.propensities_A)]
+
+    def arm_of(self, unit: str, *, elapsed_s: float) -> Arm:
+        """The arm of a user after ``elapsed_s``."""
+        ramp = self.policy.ramp
+        if ramp is not None and self._ramped is not None:
+            below = ramp.share(elapsed_s) * SCALE
+            if not self._others or _keyed(self._keys["ramp"], unit) < below:
+                return self._ramped
+        if len(self._others) == 1:
+            return self._others[0]
+        drawn = _keyed(self._keys["arm"], unit) / SCALE * self._bounds[-1]
+        return self._others[min(bisect_right(self._bounds, drawn), len(self._others) - 1)]
+
+    def wants_exploration(self, *, request_id: str, user_id: str | None, placement: str | None) -> bool:
+        """Whether the request would explore if the cap lets it; never one that is excluded."""
+        if not self._explore_below or _keyed(self._keys["explore"], request_id) >= self._explore_below:
+            return False
+        excluded = self.policy.excluded
+        return user_id not in excluded.users and placement not in excluded.placements
+
+    def draw(self, request_id: str) -> tuple[int, float]:
+        """The explored action of a request, and its propensity."""
+        drawn = _keyed(self._keys["action"], request_id) / SCALE * self._action_bounds[-1]
+        action = min(bisect_right(self._action_bounds, drawn), len(self.propensities_A) - 1)
+        while self.propensities_A[action] == 0.0:  # rounding at the upper end
+            action -= 1
+        return action, self.propensities_A[action]
+
+
+def assign(
+    compiled: CompiledPolicy,
+    *,
+    elapsed_s: float,
+    user_id: str | None,
+    request_id: str,
+    cohort: str | None,
+    explores: bool,
+) -> Assignment:
+    """What a request gets: its arm by its user, and an action of its own if it explores.
+
+    Args:
+        elapsed_s: Seconds since the policy was activated; places the ramp.
+        user_id: None: the request stands for itself, as a user who comes once.
+        explores: :meth:`CompiledPolicy.wants_exploration`, after the cap (:func:`take`).
+    """
+    unit = user_id if user_id is not None else request_id
+    arm = compiled.arm_of(unit, elapsed_s=elapsed_s)
+    known = cohort if cohort in arm.cohorts else None
+    scalarization_M = compiled._lambda[arm.name, known]
+    kind: Kind = "exploration" if explores else "static" if scalarization_M is None else "scalarization"
+    action, propensity = compiled.draw(request_id) if explores else (None, None)
+    ramp = compiled.policy.ramp
+    return Assignment(
+        arm=arm.name,
+        kind=kind,
+        scalarization_M=scalarization_M,
+        policy_version=compiled.policy.version,
+        action=action,
+        propensity=propensity,
+        ramped=ramp is not None and ramp.arm == arm.name,
+    )
+
+
+def configured_policy(surface: Surface, scalarization_M: FloatArray) -> Policy:
+    """Version 0: what the sidecar's own configuration says, for everybody and without exploration."""
+    values = tuple(scalarization_M.tolist())
+    return Policy(
+        version=0,
+        arms=(Arm(name="default", choice=values),),
+        author="configuration",
+        reason="the sidecar's configuration",
+        created_at=0.0,
+        surface_fingerprint=surface.fingerprint,
+    )
