@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from serve.config import Limits, SidecarConfig
 from serve.context import CURRENT
 from serve.guard import Guard, error_body, trace_of
+from serve.hot_path import Handler, HotPath
 from serve.metrics import CONTENT_TYPE
 from serve.requests import WeightsRequest, parse_rank, parse_weights
 from serve.schema import ErrorAnswer, RankAnswer, RankBody, WeightsAnswer, WeightsBody, request_body
@@ -117,8 +118,10 @@ def create_app(config: SidecarConfig, make_sidecar: MakeSidecar = Sidecar) -> Fa
         redoc_url=None,
         redirect_slashes=False,
     )
+    handlers: dict[str, Handler] = {}
+    app.add_middleware(HotPath, handlers=handlers)  # the first is the innermost
     app.add_middleware(Guard, header_bytes=config.limits.header_bytes)
-    _add_serving(app, config)
+    _add_serving(app, config, handlers)
     _add_operations(app)
     app.add_exception_handler(HTTPException, _http_error)
     return app
@@ -153,7 +156,7 @@ def _note_answer(answer: dict[str, Any]) -> None:
         logger.warning("production weights instead of the value network's")
 
 
-def _add_serving(app: FastAPI, config: SidecarConfig) -> None:
+def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handler]) -> None:
     limits = config.limits
     kind = config.ranker.candidates_type if config.ranker else "INT64"
 
@@ -200,6 +203,8 @@ def _add_serving(app: FastAPI, config: SidecarConfig) -> None:
     async def weights(request: Request) -> Response:
         """State → weights only, for those who blend in their own ranker."""
         return await answer(request, "weights")
+
+    handlers["/v1/rank"], handlers["/v1/weights"] = rank, weights
 
 
 def _add_operations(app: FastAPI) -> None:

@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 from triton_models.surface import FloatArray, Surface
 
+SORT_ALL = 512
+"""Up to so many candidates one stable sort is faster than a partition and what follows it."""
+
 
 class Blend:
     """The utility of one surface and one order of the ranker's score columns."""
@@ -35,10 +38,13 @@ class Blend:
 def top_k(utility_n: FloatArray, k: int) -> npt.NDArray[np.int64]:
     """Indices of the k largest utilities, best first; of equals the earlier candidate comes first.
 
-    O(n + k log k): a partition finds the k-th value, only what is kept is sorted.
+    O(n + k log k): a partition finds the k-th value, only what is kept is sorted. Of few candidates all are
+    sorted, which is fewer calls.
     """
     count = len(utility_n)
     k = min(k, count)
+    if count <= SORT_ALL:
+        return np.argsort(-utility_n, kind="stable")[:k].astype(np.int64, copy=False)
     if k < count:
         threshold = np.partition(utility_n, count - k)[count - k]
         above = np.flatnonzero(utility_n > threshold)

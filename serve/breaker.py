@@ -28,7 +28,6 @@ still running is the usual fault), and probe with a caller's request, who would 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -81,9 +80,8 @@ class BreakerConfig(BaseModel):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Breaker:
-    """What has been seen of one server."""
+class Breaker(NamedTuple):
+    """What has been seen of one server. A tuple, since every call makes a new one."""
 
     kind: Kind = "closed"
     epoch: int = 0

@@ -24,6 +24,24 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ClientTlsConfig(_Frozen):
+    """TLS towards a gRPC server. Paths of PEM files, read when the channel is made."""
+
+    root_certificates: str | None = None
+    """Whom to trust; None: gRPC's own list."""
+    certificate: str | None = None
+    """Ours, where the server asks for one (mutual TLS)."""
+    private_key: str | None = None
+    server_name: str | None = None
+    """Name that the server's certificate must carry, where it is not the address's host."""
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("tls: certificate and private_key belong together; give both or neither")
+        return self
+
+
 class ValueNetworkConfig(_Frozen):
     """Where the value network answers, and how long a request waits for it."""
 
@@ -43,6 +61,8 @@ class ValueNetworkConfig(_Frozen):
     """How often a server that was never reached is tried again."""
     breaker: BreakerConfig = BreakerConfig()
     """When a server is asked no more, and how it comes back. One breaker per server."""
+    tls: ClientTlsConfig | None = None
+    """None: in the clear."""
 
     @model_validator(mode="after")
     def _budget_inside_deadline(self) -> Self:
@@ -74,6 +94,8 @@ class RankerConfig(_Frozen):
     """Columns of the output. None: the surface's heads, controlled ones first."""
     batched: bool = True
     """Whether the model has a batch dimension (``max_batch_size`` > 0)."""
+    tls: ClientTlsConfig | None = None
+    """None: in the clear."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

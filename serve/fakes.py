@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from serve.clients import Headers, Scores
+from serve.clients import Scores
 from serve.decide import ValueAnswer
+from serve.transport import Headers
 from triton_models.encoding import StateTensors
 from triton_models.surface import FloatArray, Surface
 

@@ -43,15 +43,37 @@ class Call(Generic[T]):
             self.ended_s = self._clock()
 
     async def wait(self, timeout_s: float) -> bool:
-        """Wait for the end, at most ``timeout_s``; False if it has not come."""
-        if not self.task.done() and timeout_s > 0:
-            await asyncio.wait((self.task,), timeout=timeout_s)
+        """Wait for the end, at most ``timeout_s``; False if it has not come.
+
+        What ``asyncio.wait`` does for a set of tasks, for one, at half the cost. The task is never cancelled,
+        not even if whoever waits is.
+        """
+        if self.task.done() or timeout_s <= 0:
+            return self.task.done()
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        timer = loop.call_later(timeout_s, _release, waiter)
+
+        def ended(_: asyncio.Task[T]) -> None:
+            _release(waiter)
+
+        self.task.add_done_callback(ended)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self.task.remove_done_callback(ended)
         return self.task.done()
 
     @property
     def duration_s(self) -> float | None:
         """How long it took, once it has ended."""
         return None if self.ended_s is None else self.ended_s - self.started_s
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class Lane:

@@ -17,7 +17,6 @@ import numpy as np
 
 from serve.blend import Blend, top_k
 from serve.clients import (
-    Headers,
     RankerClient,
     TritonRankerClient,
     TritonValueClient,
@@ -45,6 +44,7 @@ from serve.metrics import Metrics
 from serve.policies import Policies
 from serve.policy import Assignment
 from serve.requests import RankRequest, WeightsRequest
+from serve.transport import Headers
 from triton_models.encoding import StateTensors, encode_state
 from triton_models.errors import (
     RequestError,

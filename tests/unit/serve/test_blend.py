@@ -4,14 +4,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.blend import Blend, top_k
+from serve.blend import SORT_ALL, Blend, top_k
 from tests.unit.serve.support import SURFACE
 
 FEW_VALUES = st.sampled_from([-1.0, 0.0, 0.5, 1.0]) | st.floats(-1e6, 1e6)
 
 
-@given(st.lists(FEW_VALUES, min_size=1, max_size=60), st.integers(1, 70))
-def test_top_k_equals_sorting_everything(utility: list[float], k: int) -> None:
+@given(st.lists(FEW_VALUES, min_size=1, max_size=60), st.integers(1, 70), st.sampled_from([1, SORT_ALL + 1]))
+def test_top_k_equals_sorting_everything(utility: list[float], k: int, times: int) -> None:
+    utility = utility * times  # few candidates and many are cut in different ways
     naive = sorted(range(len(utility)), key=lambda i: (-utility[i], i))[:k]
     assert top_k(np.array(utility), k).tolist() == naive
 

@@ -1,0 +1,238 @@
+"""Open Inference Protocol (KServe v2) over gRPC, as cheap as it can be made in Python.
+
+``ModelInferRequest`` is a protobuf message, and protobuf's own rule is used: *the concatenation of two
+encodings of a message is the encoding of the merged message*. All that stays the same from request to
+request (model, names, types and shapes of the inputs, wanted outputs) is encoded once; per request only
+the tensors' bytes are appended, each as one entry of ``raw_input_contents``::
+
+    prefix ‖ 0x3a ‖ varint(len) ‖ bytes ‖ 0x3a ‖ varint(len) ‖ bytes …
+
+which is what tritonclient builds with a message object per tensor. A test parses the result back with the
+real message class and holds it equal to tritonclient's.
+
+One channel per address is opened and reused. Nothing is cancelled, deadlines are long (serve.fanout says
+why), and foreign errors become :class:`UpstreamError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from serve.config import ClientTlsConfig
+from triton_models.errors import (
+    ConfigurationError,
+    UpstreamError,
+    UpstreamInvalidError,
+    UpstreamUnavailableError,
+)
+
+Headers = Mapping[str, str]
+"""gRPC metadata passed on, for example W3C trace context."""
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+CHANNEL_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    # A headless Service resolves to several servers; without this all calls stick to the first.
+    ("grpc.lb_policy_name", "round_robin"),
+    # gRPC's own back-off grows to two minutes; a server that is back must be found within a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+    # A machine that is gone closes no connection: without a ping TCP finds out after a quarter of an hour.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+
+_RAW_INPUT_CONTENTS = b"\x3a"
+"""Field 7, length-delimited."""
+
+DTYPES: dict[str, type[np.generic]] = {
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
+"""Datatypes of fixed size. Their bytes are little-endian and row-major, as NumPy's here."""
+
+CHECK_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What stays the same of an input: name, datatype and shape, batch dimension included."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+def request_prefix(model: str, inputs: Sequence[InputSpec], outputs: Sequence[str]) -> bytes:
+    """The part of a ``ModelInferRequest`` that is encoded once."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for spec in inputs:
+        request.inputs.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+    for name in outputs:
+        request.outputs.add(name=name)
+    encoded: bytes = request.SerializeToString()
+    return encoded
+
+
+def varint(value: int) -> bytes:
+    """A length as protobuf writes it: seven bits a byte, the lowest first."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def raw_input(content: bytes) -> bytes:
+    """One entry of ``raw_input_contents``."""
+    return b"".join((_RAW_INPUT_CONTENTS, varint(len(content)), content))
+
+
+def bytes_tensor(values: Sequence[str]) -> bytes:
+    """A BYTES tensor: each element with its length in four bytes before it."""
+    parts: list[bytes] = []
+    for value in values:
+        encoded = value.encode()
+        parts += (len(encoded).to_bytes(4, "little"), encoded)
+    return b"".join(parts)
+
+
+def _credentials(tls: ClientTlsConfig) -> grpc.ChannelCredentials:
+    def read(path: str | None) -> bytes | None:
+        try:
+            return None if path is None else Path(path).read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"tls: cannot read {path}: {error}") from error
+
+    return grpc.ssl_channel_credentials(
+        root_certificates=read(tls.root_certificates),
+        private_key=read(tls.private_key),
+        certificate_chain=read(tls.certificate),
+    )
+
+
+def open_channel(address: str, tls: ClientTlsConfig | None) -> grpc.aio.Channel:
+    """A channel of asyncio's. It connects when it is used.
+
+    Raises:
+        ConfigurationError: a certificate or key cannot be read.
+    """
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    options = list(CHANNEL_OPTIONS)
+    if tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return grpc.aio.secure_channel(address, _credentials(tls), options=options)
+
+
+def mapped(error: Exception, who: str) -> UpstreamError:
+    """A foreign error as one of ours."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        text = " ".join(f"{error.code().name}: {error.details()}".split())[:300]
+        if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+            return UpstreamInvalidError(f"{who}: {text}")
+        return UpstreamUnavailableError(f"{who} gives no answer: {text}")
+    if isinstance(error, OSError | grpc.aio.UsageError):
+        return UpstreamUnavailableError(f"{who} gives no answer: {error}")
+    return UpstreamInvalidError(f"{who}: unreadable answer: {error!r}")
+
+
+class InferenceChannel:
+    """A reused channel to one model at one address. Made inside the event loop that uses it."""
+
+    def __init__(
+        self, address: str, model: str, rpc_timeout_s: float, tls: ClientTlsConfig | None = None
+    ) -> None:
+        self.name = address
+        self.model = model
+        self.who = f"{model} at {address}"
+        self._rpc_timeout_s = rpc_timeout_s
+        self._channel = open_channel(address, tls)
+        # No serializer: what is sent is bytes already.
+        self._infer = self._channel.unary_unary(
+            INFER, response_deserializer=service_pb2.ModelInferResponse.FromString
+        )
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def infer(self, request: bytes, outputs: Sequence[str], headers: Headers) -> list[npt.NDArray[Any]]:
+        """Send one request; the outputs in the order asked for.
+
+        Raises:
+            UpstreamUnavailableError: nobody answers.
+            UpstreamInvalidError: an error came back, or not these outputs.
+        """
+        try:
+            answer = await self._infer(
+                request, timeout=self._rpc_timeout_s, metadata=tuple(headers.items()) or None
+            )
+            found = {
+                tensor.name: (tensor.datatype, tensor.shape, raw)
+                for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
+            }
+            return [_array(self.who, name, *found[name]) for name in outputs]
+        except UpstreamError:
+            raise
+        except KeyError as error:
+            raise UpstreamInvalidError(f"{self.who}: the answer has no output {error.args[0]}") from error
+        except Exception as error:  # the seam: whatever a foreign library throws ends here
+            raise mapped(error, self.who) from error
+
+    async def parameters(self) -> dict[str, str]:
+        """Parameters of the served model.
+
+        Raises:
+            UpstreamUnavailableError: nobody answers, or the model is not loaded.
+        """
+        request = service_pb2.ModelConfigRequest(name=self.model)
+        try:
+            response = await self._stub.ModelConfig(request, timeout=CHECK_TIMEOUT_S)
+        except Exception as error:  # the seam
+            raise UpstreamUnavailableError(str(mapped(error, self.who))) from error
+        return {name: value.string_value for name, value in response.config.parameters.items()}
+
+    async def ready(self) -> bool:
+        """Whether the server says that the model is ready."""
+        request = service_pb2.ModelReadyRequest(name=self.model)
+        try:
+            return bool((await self._stub.ModelReady(request, timeout=CHECK_TIMEOUT_S)).ready)
+        except Exception:  # the seam; whatever it is, the model is not ready
+            return False
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+
+def _array(who: str, name: str, datatype: str, shape: Sequence[int], raw: bytes) -> npt.NDArray[Any]:
+    dtype = DTYPES.get(datatype)
+    if dtype is None:
+        raise UpstreamInvalidError(f"{who}: output {name} is {datatype}, not numbers")
+    try:
+        return np.frombuffer(raw, dtype=dtype).reshape(tuple(shape))
+    except ValueError as error:
+        raise UpstreamInvalidError(
+            f"{who}: output {name} has {len(raw)} bytes for {datatype} {list(shape)}"
+        ) from error

@@ -1,0 +1,96 @@
+"""What goes over the wire, held equal to tritonclient's own, and what comes back, whatever it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from tritonclient.grpc import service_pb2
+from tritonclient.grpc._utils import _get_inference_request
+
+from serve.config import ClientTlsConfig
+from serve.transport import (
+    DTYPES,
+    InputSpec,
+    _array,
+    bytes_tensor,
+    open_channel,
+    raw_input,
+    request_prefix,
+    varint,
+)
+from triton_models.errors import ConfigurationError, UpstreamInvalidError
+
+KINDS = sorted(DTYPES)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(KINDS), st.lists(st.integers(0, 40), max_size=3)), max_size=5),
+    st.lists(st.text(max_size=20), max_size=20),
+)
+def test_a_request_is_the_one_that_tritonclient_makes(
+    tensors: list[tuple[str, list[int]]], words: list[str]
+) -> None:
+    specs, contents, inputs = [], [], []
+    for number, (datatype, shape) in enumerate(tensors):
+        array = np.arange(int(np.prod(shape))).reshape(shape).astype(DTYPES[datatype])
+        specs.append(InputSpec(f"input{number}", datatype, tuple(shape)))
+        contents.append(raw_input(array.tobytes()))
+        tensor = triton_grpc.InferInput(f"input{number}", shape, datatype)
+        inputs.append(tensor.set_data_from_numpy(array))
+    specs.append(InputSpec("words", "BYTES", (len(words),)))
+    contents.append(raw_input(bytes_tensor(words)))
+    tensor = triton_grpc.InferInput("words", [len(words)], "BYTES")
+    inputs.append(tensor.set_data_from_numpy(np.array([word.encode() for word in words], dtype=np.object_)))
+    theirs = _get_inference_request(
+        model_name="m",
+        inputs=inputs,
+        model_version="",
+        request_id="",
+        outputs=[triton_grpc.InferRequestedOutput("y")],
+        sequence_id=0,
+        sequence_start=False,
+        sequence_end=False,
+        priority=0,
+        timeout=None,
+        parameters=None,
+    )
+    ours = service_pb2.ModelInferRequest.FromString(b"".join([request_prefix("m", specs, ["y"]), *contents]))
+    assert ours == theirs
+
+
+@given(st.integers(0, 2**40))
+def test_varint(value: int) -> None:
+    read = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(varint(value)))
+    assert read == value
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "raw"),
+    [
+        ("FP32", [2, 2], b"\0" * 12),
+        ("FP32", [1], b"\0" * 3),
+        ("FP32", [-1, 2], b"\0" * 12),
+        ("BYTES", [1], b"\1\0\0\0a"),
+        ("", [1], b""),
+    ],
+)
+def test_an_output_that_is_not_what_it_says(datatype: str, shape: list[int], raw: bytes) -> None:
+    with pytest.raises(UpstreamInvalidError, match="at here: output y"):
+        _array("m at here", "y", datatype, shape, raw)
+
+
+@pytest.mark.parametrize("changes", [{"certificate": "a.pem"}, {"private_key": "a.key"}, {"x": 1}])
+def test_impossible_tls(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ClientTlsConfig.model_validate(changes)
+
+
+def test_a_certificate_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"tls: cannot read absent\.pem"):
+        open_channel("127.0.0.1:1", ClientTlsConfig(root_certificates="absent.pem"))
