@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from triton_models.doors import run_commands
 
-COMMANDS = ("simulate", "ranker", "locust", "demo", "cost", "beside", "value")
+COMMANDS = (
+    "simulate",
+    "ranker",
+    "locust",
+    "demo",
+    "cost",
+    "beside",
+    "value",
+    "standin",
+)
 """Modules of :mod:`benchmarks.commands`, each with ``add_parser(subparsers)``."""
 
 

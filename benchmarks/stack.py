@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,9 @@ def find_stack(folder: Path) -> Stack | None:
         return None
 
 
-def start_stack(folder: Path, arguments: Sequence[str]) -> Stack:
+def start_stack(
+    folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Stack:
     """Start ``python -m serve up`` with ``arguments`` in a session of its own and wait until it is ready.
 
     Raises:
@@ -73,7 +75,7 @@ def start_stack(folder: Path, arguments: Sequence[str]) -> Stack:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment or {}),
         )
     try:
         created = psutil.Process(process.pid).create_time()

@@ -9,8 +9,6 @@ from typing import Any
 
 from benchmarks.commands.simulate import DEFAULT_SURFACE
 
-MAX_BATCH_SIZE = 16
-
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Register the command."""
@@ -33,28 +31,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Build the graph and publish it."""
-    from benchmarks.feed.ranker_graph import RANKER, build_ranker_onnx, ranker_inputs, ranker_outputs
-    from triton_models.repository import publish_model
+    from benchmarks.feed.ranker_graph import RANKER, publish_ranker
 
-    world = _world(options)
-    surface = world.surface
-    words = ",".join(str(len(values)) for values in surface.state.context.values())
-    version = publish_model(
-        options.repository,
-        name=RANKER,
-        onnx_bytes=build_ranker_onnx(world),
-        inputs=ranker_inputs(surface),
-        outputs=ranker_outputs(surface),
-        max_batch_size=MAX_BATCH_SIZE,
-        backend=options.backend,
-        input_rules={"candidate_ids": f"codes:{world.config.items - 1}", "context": f"codes:{words}"},
-        parameters={
-            "heads": ",".join(surface.heads),
-            "items": str(world.config.items),
-            "seed": str(world.config.seed),
-            "surface_fingerprint": surface.fingerprint,
-        },
-        keep=options.keep,
+    version = publish_ranker(
+        _world(options), options.repository, backend=options.backend, keep=options.keep
     )
     sys.stdout.write(f"ranker: {options.repository / RANKER / str(version)} (version {version})\n")
 

@@ -10,7 +10,8 @@ effect), ``candidate_ids`` INT64 [B, C]; output ``scores`` FP32 [B, C, H] in the
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from triton_models.tensors import TensorSpec
 OPSET, IR_VERSION = 17, 9
 RANKER = "ranker"
 """Name of the ranker's Triton model."""
+MAX_BATCH_SIZE = 16
 
 
 def ranker_inputs(surface: Surface) -> tuple[TensorSpec, ...]:
@@ -152,3 +154,30 @@ def _serialise(g: _Graph, surface: Surface) -> bytes:
     )
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def publish_ranker(
+    world: World, repository: Path, *, backend: Literal["python", "onnxruntime"] = "python", keep: int = 3
+) -> int:
+    """Publish a world's reference ranker to a Triton repository; the version."""
+    from triton_models.repository import publish_model
+
+    surface = world.surface
+    words = ",".join(str(len(values)) for values in surface.state.context.values())
+    return publish_model(
+        repository,
+        name=RANKER,
+        onnx_bytes=build_ranker_onnx(world),
+        inputs=ranker_inputs(surface),
+        outputs=ranker_outputs(surface),
+        max_batch_size=MAX_BATCH_SIZE,
+        backend=backend,
+        input_rules={"candidate_ids": f"codes:{world.config.items - 1}", "context": f"codes:{words}"},
+        parameters={
+            "heads": ",".join(surface.heads),
+            "items": str(world.config.items),
+            "seed": str(world.config.seed),
+            "surface_fingerprint": surface.fingerprint,
+        },
+        keep=keep,
+    )

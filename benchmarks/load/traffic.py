@@ -10,13 +10,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
 from triton_models.errors import BenchmarkError
 from triton_models.files import write_atomically
 from triton_models.surface import Surface
+
+if TYPE_CHECKING:
+    from benchmarks.feed.world import World
 
 CHUNK = 256
 
@@ -79,12 +82,17 @@ def write_traffic(logs: Path, path: Path, *, count: int, mix: Mix) -> Surface:
     from benchmarks.feed.world import load_world
 
     world = load_world(logs)
+    write_world_traffic(world, path, count=count, mix=mix)
+    return world.surface
+
+
+def write_world_traffic(world: World, path: Path, *, count: int, mix: Mix) -> None:
+    """Write ``count`` bodies of a world's requests after its logged ones, one JSON object a line."""
     lines: list[bytes] = []
     for start in range(0, count, CHUNK):
         batch = world.requests(world.config.requests + start, min(CHUNK, count - start))
         lines += [orjson.dumps(body) for body in request_bodies(batch, first=start, mix=mix)]
     write_atomically(path, b"\n".join(lines) + b"\n")
-    return world.surface
 
 
 @dataclass(frozen=True)
