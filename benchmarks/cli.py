@@ -14,6 +14,7 @@ COMMANDS = (
     "cost",
     "beside",
     "value",
+    "latency",
     "standin",
 )
 """Modules of :mod:`benchmarks.commands`, each with ``add_parser(subparsers)``."""

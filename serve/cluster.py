@@ -29,9 +29,11 @@ def is_direct(config: SidecarConfig, *, ray_address: str | None) -> bool:
     """Whether the one replica takes its requests itself.
 
     On somebody's cluster the proxy is used: direct ingress is set in the environment that the cluster's
-    own processes were started with, which we cannot reach.
+    own processes were started with, which we cannot reach. ``RAY_SERVE_ENABLE_DIRECT_INGRESS=0`` in our own
+    environment asks for the proxy as well.
     """
-    return ray_address is None and config.num_replicas == 1
+    refused = os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "0"
+    return ray_address is None and config.num_replicas == 1 and not refused
 
 
 def free_port(host: str) -> int:

@@ -33,9 +33,7 @@ def run(options: argparse.Namespace) -> None:
     """Build the graph and publish it."""
     from benchmarks.feed.ranker_graph import RANKER, publish_ranker
 
-    version = publish_ranker(
-        _world(options), options.repository, backend=options.backend, keep=options.keep
-    )
+    version = publish_ranker(_world(options), options.repository, backend=options.backend, keep=options.keep)
     sys.stdout.write(f"ranker: {options.repository / RANKER / str(version)} (version {version})\n")
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,8 +15,14 @@ from typing import Any
 PACKAGES = ("torch", "onnxruntime", "onnx", "onnxscript", "numpy", "tritonclient", "nvidia-pytriton")
 
 
-def describe_machine(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Machine, versions and command as plain data."""
+SERVING_PACKAGES = ("ray", "fastapi", "uvicorn", "locust", "grpcio", *PACKAGES[1:2], *PACKAGES[4:])
+"""What the sidecar's figures depend on."""
+
+
+def describe_machine(
+    arguments: list[str] | None = None, *, packages: Sequence[str] = PACKAGES, gpu: bool = True
+) -> dict[str, Any]:
+    """Machine, versions and command as plain data; ``gpu`` False does not load torch to look for one."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python -m", *(arguments if arguments is not None else _command())]),
@@ -25,8 +32,8 @@ def describe_machine(arguments: list[str] | None = None) -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name)) is not None},
-        "gpu": gpu_name(),
+        "versions": {name: found for name in packages if (found := _version(name)) is not None},
+        "gpu": gpu_name() if gpu else None,
         "load_average": round(os.getloadavg()[0], 2),
     }
 

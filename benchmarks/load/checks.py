@@ -44,6 +44,11 @@ def check_ranking(
     answer: dict[str, Any], surface: Surface, prepared: Prepared, *, control: bool
 ) -> str | None:
     """What is wrong with a ranking; None: nothing."""
+    return check_items(answer, prepared) or check_weights(answer, surface, control=control)
+
+
+def check_items(answer: dict[str, Any], prepared: Prepared) -> str | None:
+    """What is wrong with the items of a ranking, whoever made it; None: nothing."""
     items, scores = answer.get("items"), answer.get("scores")
     if not isinstance(items, list) or len(items) != prepared.expected_items:
         return f"expected {prepared.expected_items} items"
@@ -53,4 +58,4 @@ def check_ranking(
         return "expected one score per item"
     if any(a < b for a, b in pairwise(scores)):
         return "items are not in the order of their scores"
-    return check_weights(answer, surface, control=control)
+    return None

@@ -46,6 +46,8 @@ class Phase:
     """Send the binary form of the bodies."""
     seed: int = 0
     """Phases of equal seed, rate and length have the same arrivals and the same bodies."""
+    bare: bool = False
+    """The target answers items and scores only."""
     retries: int = 0
     """How often a caller asks again when its connection broke, as a gateway would; counted."""
 
@@ -73,8 +75,6 @@ class Plan:
     """Bodies, one JSON object a line (:mod:`benchmarks.load.traffic`)."""
     surface: dict[str, Any]
     arrivals: Arrivals = "poisson"
-    check: bool = True
-    """Judge every answer as a ranking of the sidecar; False: only its status."""
 
     @property
     def seconds(self) -> float:

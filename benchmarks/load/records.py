@@ -69,7 +69,9 @@ class Records:
 
     def where(self, mask: Array) -> Records:
         """Some of them."""
-        return Records({name: values[mask] for name, values in self.columns.items()}, self.words, self.began_s)
+        return Records(
+            {name: values[mask] for name, values in self.columns.items()}, self.words, self.began_s
+        )
 
     def due_between(self, begin_s: float, end_s: float) -> Records:
         """Those due in [begin_s, end_s)."""

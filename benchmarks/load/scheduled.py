@@ -26,7 +26,7 @@ import orjson
 from locust import FastHttpUser, constant, events, task
 from locust.exception import StopUser
 
-from benchmarks.load.checks import check_ranking
+from benchmarks.load.checks import check_items, check_ranking
 from benchmarks.load.plan import MAX_IN_FLIGHT, Phase, Plan, arrival_offsets
 from benchmarks.load.records import NO_ANSWER, Recorder
 from benchmarks.load.traffic import Prepared, read_traffic
@@ -220,7 +220,6 @@ def judge(response: Any, prepared: Prepared, phase: Phase) -> tuple[dict[str, An
     if status != 200:
         error = answer.get("error") if isinstance(answer, dict) else None
         return {}, f"{status} {error.get('type') if isinstance(error, dict) else 'error'}"
-    if not PLAN.check:
-        return answer, None
+    if phase.bare:
+        return answer, check_items(answer, prepared)
     return answer, check_ranking(answer, SURFACE, prepared, control=phase.control)
-

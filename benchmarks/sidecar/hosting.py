@@ -95,5 +95,7 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], address: str, log: Pat
             return  # it answers; whether /healthz exists does not matter
         except (urllib.error.URLError, OSError):
             if time.monotonic() > deadline:
-                raise BenchmarkError(f"no server at {address} after {START_TIMEOUT_S:.0f} s; see {log}") from None
+                raise BenchmarkError(
+                    f"no server at {address} after {START_TIMEOUT_S:.0f} s; see {log}"
+                ) from None
         time.sleep(0.05)

@@ -1,0 +1,1 @@
+"""``python -m benchmarks latency``: what the control adds, and what the sidecar carries."""

@@ -1,0 +1,138 @@
+"""The three parts, P1 to P3 of DESIGN.md's table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from benchmarks.latency.measure import Bench, Measured, Paired, rate_of
+from benchmarks.load.plan import Phase
+from benchmarks.sidecar.contestants import BARE, CONTESTANTS, Surroundings
+from triton_models.errors import BenchmarkError
+from triton_models.server import EmbeddedServer
+
+
+def measure_latency(bench: Bench, machine: Mapping[str, Any]) -> Measured:
+    """Every part that was asked for.
+
+    Raises:
+        PutsError: something did not start, or answered wrongly throughout.
+    """
+    parts = bench.settings.parts
+    paired: list[Paired] = []
+    capacity: dict[str, tuple[float, ...]] = {}
+    in_flight = failures = 0
+    if "p1" in parts:
+        paired += replayed(bench)
+    if "p2" in parts:
+        paired += shared(bench)
+    if "p3" in parts:
+        capacity, in_flight, failures = capacities(bench)
+    return Measured(
+        settings=bench.settings,
+        network=bench.materials.network,
+        paired=tuple(paired),
+        capacity=capacity,
+        in_flight=in_flight,
+        failures=failures,
+        machine=machine,
+    )
+
+
+def replayed(bench: Bench) -> list[Paired]:
+    """P1: the ranker on another machine; open loop at half the saturation rate, and closed loop."""
+    s, found = bench.settings, []
+    for host in s.hosts:
+        with bench.replayed_ranker() as ranker, bench.sidecar(host, ranker=ranker, name=f"p1-{host}") as at:
+            saturation = bench.saturation(at, f"p1 {host}")
+            title = "ranker elsewhere" if host == "ray" else f"ranker elsewhere, {host} uvicorn"
+            found.append(bench.paired(at, part="P1", title=title, saturation=saturation, share=s.share))
+            if not s.quick:
+                found.append(
+                    bench.paired(at, part="P1", title=title, saturation=saturation, callers=s.closed_callers)
+                )
+    return found
+
+
+def shared(bench: Bench) -> list[Paired]:
+    """P2: ranker, value network, sidecar and load on the same cores."""
+    s, found = bench.settings, []
+    with bench.sidecar("ray", ranker=None, name="p2") as at:
+        saturation = bench.saturation(at, "p2")
+        for share in s.shares:
+            title = f"all on these cores, {share:.0%} of saturation"
+            found.append(bench.paired(at, part="P2", title=title, saturation=saturation, share=share))
+    return found
+
+
+def capacities(bench: Bench) -> tuple[dict[str, tuple[float, ...]], int, int]:
+    """P3: requests/s of every contestant in turns; the callers used; failed requests.
+
+    The number of callers is the fewest with which the bare application saturates.
+    """
+    s, m = bench.settings, bench.materials
+    if m.repository is None:
+        raise BenchmarkError("p3 needs a value network, not a stand-in")
+    with ExitStack() as stack:
+        ranker = stack.enter_context(bench.replayed_ranker())
+        value = stack.enter_context(EmbeddedServer(m.repository))
+        around = Surroundings(
+            materials=m,
+            folder=bench.folder / "p3",
+            value=value.grpc_address,
+            ranker=ranker,
+            budget_ms=s.budget_ms,
+        )
+        running = {}
+        for name, begin_one in CONTESTANTS.items():
+            bench.say(f"p3: starting {name}")
+            running[name] = stack.enter_context(begin_one(around))
+        saturation = bench.saturation(running[BARE], "p3 bare", bare=True)
+        callers = max(saturation.in_flight, 2)
+        names, phases = _turns(bench, running, callers)
+        records = bench.load(phases, "p3 turns")
+    rates: dict[str, list[float]] = {name: [] for name in running}
+    begin = records.began_s
+    for number, (name, phase) in enumerate(zip(names, phases, strict=True)):
+        if name:
+            rates[name].append(rate_of(records, number, phase, s.settle_s, begin))
+        begin += phase.seconds
+    wrong = int((~records.ok).sum())
+    if wrong:
+        bench.say(f"p3: {wrong} of {len(records)} requests failed: {records.counts('problem')}")
+    return {name: tuple(values) for name, values in rates.items()}, callers, wrong
+
+
+def _turns(bench: Bench, running: Mapping[str, str], callers: int) -> tuple[list[str], list[Phase]]:
+    s = bench.settings
+    names = [""] * len(running)
+    phases = [
+        Phase(
+            name="warm-up",
+            url=url,
+            seconds=max(s.warm_up_s / 2, 0.5),
+            in_flight=callers,
+            seed=999,
+            bare=name == BARE,
+        )
+        for name, url in running.items()
+    ]
+    order = np.random.default_rng(0)
+    keys = list(running)
+    for turn in range(s.turns):
+        for i in order.permutation(len(keys)):
+            names.append(keys[i])
+            phases.append(
+                Phase(
+                    name=keys[i],
+                    url=running[keys[i]],
+                    seconds=s.turn_s,
+                    in_flight=callers,
+                    seed=turn,
+                    bare=keys[i] == BARE,
+                )
+            )
+    return names, phases

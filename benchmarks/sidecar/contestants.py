@@ -1,0 +1,78 @@
+"""Who is measured in P3: the bare application first, then the sidecar as it is served in several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.materials import Materials
+from benchmarks.sidecar.hosting import plain_sidecar, python_server, ray_sidecar
+from serve.cluster import free_port
+
+BARE = "bare uvicorn"
+SIDECAR = "sidecar"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What every contestant talks to."""
+
+    materials: Materials
+    folder: Path
+    value: str
+    """gRPC address of the value network."""
+    ranker: str
+    budget_ms: float
+
+
+Start = Callable[[Surroundings], AbstractContextManager[str]]
+
+
+@contextmanager
+def _bare(s: Surroundings) -> Iterator[str]:
+    port = free_port("127.0.0.1")
+    command = ["benchmarks.sidecar.bare", "--surface", str(s.materials.surface_file), "--port", str(port)]
+    command += ["--triton", s.value, "--ranker", s.ranker]
+    s.folder.mkdir(parents=True, exist_ok=True)
+    with python_server(s.folder / "bare.log", command, port) as address:
+        yield address
+
+
+@contextmanager
+def _direct(s: Surroundings) -> Iterator[str]:
+    with ray_sidecar(s.folder / "direct", _arguments(s)) as stack:
+        yield stack.address
+
+
+@contextmanager
+def _proxy(s: Surroundings) -> Iterator[str]:
+    """Ray's defaults: the request enters through its HTTP proxy."""
+    environment = {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}
+    with ray_sidecar(s.folder / "proxy", _arguments(s), environment) as stack:
+        yield stack.address
+
+
+@contextmanager
+def _plain(s: Surroundings) -> Iterator[str]:
+    config = {
+        "surface": s.materials.surface.to_dict(),
+        "value_network": {"addresses": [s.value], "budget_ms": s.budget_ms},
+        "ranker": {"addresses": [s.ranker]},
+    }
+    with plain_sidecar(s.folder / "plain", config) as address:
+        yield address
+
+
+def _arguments(s: Surroundings) -> list[str]:
+    arguments = ["--surface", str(s.materials.surface_file), "--budget-ms", str(s.budget_ms)]
+    return [*arguments, "--triton", s.value, "--ranker", s.ranker]
+
+
+CONTESTANTS: Mapping[str, Start] = {
+    BARE: _bare,
+    SIDECAR: _direct,
+    "sidecar, plain uvicorn": _plain,
+    "sidecar, Ray's default proxy": _proxy,
+}
