@@ -15,6 +15,7 @@ COMMANDS = (
     "beside",
     "value",
     "latency",
+    "chaos",
     "standin",
 )
 """Modules of :mod:`benchmarks.commands`, each with ``add_parser(subparsers)``."""

@@ -90,14 +90,15 @@ def _publish_network(repository: Path, surface: Surface, run: Path | None) -> No
     if run is not None:
         export_run(run, repository)
         return
-    from benchmarks.cost.networks import CHEAP_PARTS, untrained_network
+    from benchmarks.cost.networks import untrained_network
+    from ray_train.distil_settings import student_config
     from triton_models.network_config import NetworkConfig
     from triton_models.onnx_export import to_onnx
     from triton_models.repository import publish_model
     from triton_models.served import input_rules
     from triton_models.tensors import VALUE_NETWORK, input_specs, output_specs
 
-    network = untrained_network(surface, NetworkConfig.model_validate(CHEAP_PARTS))
+    network = untrained_network(surface, student_config(NetworkConfig()))
     publish_model(
         repository,
         name=VALUE_NETWORK,

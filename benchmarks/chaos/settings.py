@@ -1,0 +1,61 @@
+"""What ``benchmarks chaos`` is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from triton_models.errors import BenchmarkError
+
+STAGES = ("external", "supervised", "operations")
+"""external: servers of somebody else's, faults measure breaker and recovery. supervised: servers that
+``serve up`` started, faults measure supervision. operations: replicas, policies, their store, the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChaosSettings:
+    """Sizes and conditions; written into the result."""
+
+    stages: tuple[str, ...] = STAGES
+    only: tuple[str, ...] = ()
+    """Faults by name; empty: all of the stages."""
+    share: float = 0.5
+    """Of the saturation rate."""
+    rate_per_s: float | None = None
+    """Instead of a share of the saturation rate."""
+    control_s: float = 8.0
+    """Fault-free window before each fault."""
+    fault_s: float = 8.0
+    after_s: float = 8.0
+    """After it works again."""
+    warm_up_s: float = 4.0
+    ladder: tuple[int, ...] = (4, 8, 16, 32)
+    ladder_s: float = 4.0
+    budget_ms: float = 10.0
+    ranker_p50_ms: float = 15.0
+    ranker_p99_ms: float = 40.0
+    slow_ms: float = 200.0
+    """A slow value network's answer takes so much longer."""
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.stages) - set(STAGES))
+        if unknown or not self.stages:
+            raise BenchmarkError(f"stages are {', '.join(STAGES)}; got {', '.join(unknown) or 'none'}")
+        if not 0 < self.share <= 1:
+            raise BenchmarkError(f"share lies in (0, 1], got {self.share:g}")
+        if min(self.control_s, self.fault_s, self.after_s) <= 0:
+            raise BenchmarkError("control_s, fault_s and after_s must be positive")
+
+    def quickened(self) -> ChaosSettings:
+        """The whole path in seconds: stand-ins, plain uvicorn, short windows. No figure of it is one."""
+        return replace(
+            self,
+            stages=("external",),
+            only=self.only or ("rubbish_nan", "value_killed", "ranker_killed"),
+            rate_per_s=self.rate_per_s or 60.0,
+            control_s=1.0,
+            fault_s=1.5,
+            after_s=3.0,
+            warm_up_s=0.5,
+            quick=True,
+        )
