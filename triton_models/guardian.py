@@ -54,6 +54,32 @@ def remove_regions(prefix: str) -> None:
                 path.unlink()
 
 
+def pid_namespace() -> str:
+    """Which process ids are meant: containers may share /dev/shm and know each other's processes not."""
+    try:
+        return f"{Path('/proc/self/ns/pid').stat().st_ino:x}"
+    except OSError:
+        return "0"
+
+
+def region_prefix(owner: int, unique: str) -> str:
+    """Prefix of a server's shared-memory regions: whose it is can be told from the name alone."""
+    return f"puts_{owner}_{pid_namespace()}_{unique}_"
+
+
+def remove_orphans() -> int:
+    """Remove regions whose owner is gone, guardian and all (kill -9 of everything); how many."""
+    removed = 0
+    for path in SHARED_MEMORY.iterdir() if SHARED_MEMORY.is_dir() else ():
+        parts = path.name.split("_")
+        ours = len(parts) > 4 and parts[0] == "puts" and parts[2] == pid_namespace()
+        if ours and parts[1].isdecimal() and not is_running(int(parts[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed += 1
+    return removed
+
+
 def end_group(server: int) -> None:
     """SIGTERM, a grace period, SIGKILL to whatever is left of the server's process group."""
     with contextlib.suppress(ProcessLookupError):

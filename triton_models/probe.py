@@ -98,6 +98,30 @@ class ModelProbe:
         return None if pending.problem is None else f"{self.model}: {pending.problem}"
 
 
+class _Opening:
+    """A probe in the making: a stopped server keeps the question what its model takes waiting as well."""
+
+    def __init__(self, client: Any, model: str) -> None:
+        self._done = threading.Event()
+        self._result: ModelProbe | Exception = ServerError("not asked yet")
+        threading.Thread(target=self._open, args=(client, model), name="triton-probe", daemon=True).start()
+
+    def _open(self, client: Any, model: str) -> None:
+        try:
+            self._result = ModelProbe(client, model)
+        except Exception as error:  # raised in wait(), to whoever asked
+            self._result = error
+        self._done.set()
+
+    def wait(self, timeout_s: float) -> ModelProbe | None:
+        """The probe, or None while there is no answer."""
+        if not self._done.wait(timeout_s):
+            return None
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
+
+
 def _probe_inputs(client: Any, model: str) -> list[Any]:
     grpc = import_grpc()
     config = client.get_model_config(model, as_json=True, client_timeout=RPC_TIMEOUT_S)["config"]
@@ -127,6 +151,7 @@ class ServerProbe:
         self._client = import_grpc().InferenceServerClient(address)
         self._names = models
         self._probes: dict[str, ModelProbe] = {}
+        self._openings: dict[str, _Opening] = {}
 
     def server_ready(self) -> bool:
         """Whether the server says that it is ready."""
@@ -140,11 +165,11 @@ class ServerProbe:
         deadline = time.monotonic() + timeout_s
         for name in self._names:
             try:
-                if name not in self._probes:
-                    self._probes[name] = ModelProbe(self._client, name)
+                probe = self._probes.get(name) or self._open(name, max(deadline - time.monotonic(), 0.01))
             except Exception as error:
                 return f"{name}: {error}"
-            probe = self._probes[name]
+            if probe is None:
+                return f"{name}: no answer within {timeout_s:g} s"
             problem = probe.run(max(deadline - time.monotonic(), 0.01))
             if problem is not None:
                 if not probe.waiting:
@@ -152,6 +177,20 @@ class ServerProbe:
                     del self._probes[name]
                 return problem
         return None
+
+    def _open(self, name: str, timeout_s: float) -> ModelProbe | None:
+        if name not in self._openings:
+            self._openings[name] = _Opening(self._client, name)
+        opening = self._openings[name]
+        try:
+            probe = opening.wait(timeout_s)
+        except Exception:
+            del self._openings[name]
+            raise
+        if probe is not None:
+            del self._openings[name]
+            self._probes[name] = probe
+        return probe
 
     def close(self) -> None:
         """Close the connection; only after the server's end where a call may be out."""

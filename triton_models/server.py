@@ -153,7 +153,9 @@ class EmbeddedServer:
             backend.check_stub_starts(self._folder, environment)
             self._environment_checked = True
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f"puts_{os.getpid()}_{uuid.uuid4().hex[:8]}_"
+        prefix = guardian.region_prefix(os.getpid(), uuid.uuid4().hex[:8])
+        if (orphans := guardian.remove_orphans()) > 0:
+            logger.warning("removed %d shared-memory regions of servers whose owner is gone", orphans)
         guard = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), prefix]
         with open(self.log_path, "ab") as log:
             self._log_start = log.tell()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -76,6 +77,26 @@ def test_supervisor_replaces_what_was_killed(table_repository: Path) -> None:
             assert answers(server.grpc_address) == [[100.0, 200.0]]
         pid = server.pid
     assert not is_running(pid)
+    eventually(lambda: not set(regions(os.getpid())) - others, 10)
+
+
+@pytest.mark.parametrize("victim", ["server", "model process"])
+def test_supervisor_replaces_what_was_stopped(table_repository: Path, victim: str) -> None:
+    """A stopped process is alive, ready and silent. It must never be continued: a stopped model process that
+    is makes the whole server abort."""
+    others = set(regions(os.getpid()))
+    with EmbeddedServer(table_repository) as server, Supervisor(server) as supervisor:
+        address, pid = server.grpc_address, server.pid
+        stopped = pid if victim == "server" else model_process(pid)
+        before = set(regions(os.getpid())) - others
+        os.kill(stopped, signal.SIGSTOP)
+        eventually(lambda: supervisor.replacements == 1, REPLACED_WITHIN_S)
+        # Triton itself may find out that a model process does not answer, before the probe's patience ends.
+        assert re.search("no answer within|is not healthy", str(supervisor.last_problem))
+        assert answers(address) == [[100.0, 200.0]]
+        assert not is_running(stopped) and not is_running(pid)
+        # What the dead server left in shared memory is removed by its guardian, not kept until the end.
+        eventually(lambda: not before & set(regions(os.getpid())), 10)
     eventually(lambda: not set(regions(os.getpid())) - others, 10)
 
 
