@@ -17,6 +17,7 @@ COMMANDS = (
     "latency",
     "chaos",
     "standin",
+    "fuzz",
 )
 """Modules of :mod:`benchmarks.commands`, each with ``add_parser(subparsers)``."""
 

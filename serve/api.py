@@ -12,14 +12,24 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
 
 from serve.config import Limits, SidecarConfig
 from serve.context import CURRENT
 from serve.guard import Guard, error_body, trace_of
 from serve.hot_path import Handler, HotPath
 from serve.metrics import CONTENT_TYPE
+from serve.openapi import request_body
 from serve.requests import WeightsRequest, parse_rank, parse_weights
-from serve.schema import ErrorAnswer, RankAnswer, RankBody, WeightsAnswer, WeightsBody, request_body
+from serve.schema import (
+    Alive,
+    ErrorAnswer,
+    RankAnswer,
+    RankBody,
+    Readiness,
+    WeightsAnswer,
+    WeightsBody,
+)
 from serve.sidecar import Failure, Sidecar
 from triton_models.errors import (
     RequestError,
@@ -45,6 +55,7 @@ ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
     408: {"model": ErrorAnswer, "description": "the body came too slowly"},
     413: {"model": ErrorAnswer, "description": "over a limit"},
     422: {"model": ErrorAnswer, "description": "a field is wrong"},
+    431: {"model": ErrorAnswer, "description": "the headers are too long"},
 }
 RANKER_ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorAnswer, "description": "the ranker gave no ranking, or there is none"}
@@ -188,7 +199,7 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
         "/v1/rank",
         response_model=RankAnswer,
         responses=ERROR_ANSWERS | RANKER_ERRORS,
-        openapi_extra=request_body(RankBody),
+        openapi_extra=request_body(RankBody, config),
     )
     async def rank(request: Request) -> Response:
         """State and candidate ids → the top k by utility."""
@@ -198,7 +209,7 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
         "/v1/weights",
         response_model=WeightsAnswer,
         responses=ERROR_ANSWERS,
-        openapi_extra=request_body(WeightsBody),
+        openapi_extra=request_body(WeightsBody, config),
     )
     async def weights(request: Request) -> Response:
         """State → weights only, for those who blend in their own ranker."""
@@ -208,18 +219,22 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
 
 
 def _add_operations(app: FastAPI) -> None:
-    @app.get("/healthz")
+    @app.get("/healthz", response_model=Alive)
     async def healthz() -> Response:
         """Liveness: the process answers."""
         return json_answer({"alive": True})
 
-    @app.get("/readyz")
+    @app.get(
+        "/readyz",
+        response_model=Readiness,
+        responses={503: {"model": Readiness, "description": "no ranking can be given"}},
+    )
     async def readyz(request: Request) -> Response:
         """Readiness: 503 while the ranker is not ready. A missing value network only degrades."""
         ready, report = await request.app.state.sidecar.readiness()
         return json_answer(report, 200 if ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """Prometheus text."""
         return Response(request.app.state.sidecar.metrics.exposition(), media_type=CONTENT_TYPE)

@@ -68,7 +68,7 @@ def parse_rank(body: bytes, limits: Limits, candidates_type: CandidateType) -> R
     """
     data = _object(body, limits, RANK_FIELDS)
     candidates = _candidates(data.get("candidates"), limits, candidates_type)
-    k = data.get("k", DEFAULT_K)
+    k = data.get("k", min(DEFAULT_K, limits.k))
     if type(k) is not int or k < 1:
         raise RequestError(f"k: expected a whole number of at least 1, got {_shown(k)}")
     if k > limits.k:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -104,24 +104,28 @@ class ErrorAnswer(BaseModel):
     error: Problem
 
 
-def request_body(model: type[BaseModel]) -> dict[str, Any]:
-    """``openapi_extra`` that describes a body which is parsed by hand."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    definitions = schema.pop("$defs", {})
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": _inlined(schema, definitions)}},
-        }
-    }
+class Alive(BaseModel):
+    """Answer of ``GET /healthz``."""
+
+    alive: bool
 
 
-def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """Definitions in place of references: a body outside FastAPI's models has no components."""
-    if isinstance(schema, list):
-        return [_inlined(item, definitions) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _inlined(definitions[schema["$ref"].rsplit("/", 1)[-1]], definitions)
-    return {key: _inlined(value, definitions) for key, value in schema.items()}
+class ServerState(BaseModel):
+    """What is known of one server behind the sidecar; more fields tell why."""
+
+    model_config = ConfigDict(extra="allow")
+
+    address: str
+
+
+class Readiness(BaseModel):
+    """Answer of ``GET /readyz``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    ready: bool
+    degraded: str | None
+    """Why the value network is not in use; null when it is."""
+    value_network: list[ServerState]
+    ranker: list[ServerState]
+    surface_fingerprint: str

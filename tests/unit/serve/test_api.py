@@ -60,6 +60,16 @@ def test_bad_requests(data: Any, status: int, word: str) -> None:
     asyncio.run(main())
 
 
+def test_a_limit_below_the_default_k_is_the_default() -> None:
+    async def main() -> None:
+        async with rig(config(limits={"k": 2})) as r:
+            data = body()
+            del data["k"]
+            assert len((await r.client.post("/v1/rank", data)).json()["items"]) == 2
+
+    asyncio.run(main())
+
+
 def test_candidates_of_a_ranker_with_string_ids() -> None:
     async def main() -> None:
         async with rig(config(ranker={"candidates_type": "BYTES"})) as r:

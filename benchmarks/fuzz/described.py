@@ -1,0 +1,92 @@
+"""Cases from the OpenAPI description, by schemathesis: what it allows, and what it forbids.
+
+Every answer must be one that the description lists, of its content type and schema; none may be a 5xx that
+it does not list; a body that it allows must be served.
+
+Left out: the check that whatever the description forbids is refused. A wrong ``state`` is a fallback by
+design (DESIGN.md: never an error), so that check would call the design a fault.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from benchmarks.fuzz.tally import Tally
+from triton_models.errors import BenchmarkError
+
+EXAMPLES_A_ROUND = 300
+"""Most cases of one kind for one operation before the seed changes."""
+
+LEFT_OUT = ["negative_data_rejection"]
+# A listed 5xx (no ranking without a ranker) is an answer; an unlisted one fails status_code_conformance.
+REPLACED = ["not_a_server_error"]
+
+
+def fuzz_described(address: str, tally: Tally, *, cases: int, headers: dict[str, str] | None = None) -> None:
+    """Run at least ``cases`` cases made from ``address``/openapi.json and write down what they came to.
+
+    Raises:
+        BenchmarkError: schemathesis is not installed, or nothing answers.
+    """
+    try:
+        import schemathesis
+        from schemathesis.engine import events, from_schema
+    except ImportError as error:
+        raise BenchmarkError(f"schemathesis is not installed (extra dev): {error}") from error
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    access: dict[str, Any] = {"headers": headers} if headers else {}
+    done, seed = 0, tally.seed
+    while done < cases:
+        try:
+            schema = schemathesis.openapi.from_url(f"{address}/openapi.json", **access)
+        except Exception as error:  # the seam
+            raise BenchmarkError(f"{address}/openapi.json cannot be read: {error}") from error
+        schema.hook("map_body")(_as_tools_write_numbers)
+        schema.config.checks.update(excluded_check_names=LEFT_OUT + REPLACED)
+        schema.config.generation.update(max_examples=min(EXAMPLES_A_ROUND, cases - done))
+        schema.config.seed = seed
+        if headers:
+            schema.config.headers = headers
+        before = done
+        for event in from_schema(schema).execute():
+            if isinstance(event, (events.NonFatalError, events.FatalError)):
+                reason = event.value if isinstance(event, events.NonFatalError) else event.exception
+                tally.find(f"schemathesis stopped: {reason!r}")
+            elif hasattr(event, "recorder"):
+                done += _record(event.recorder, tally)
+        if done == before:
+            raise BenchmarkError(f"schemathesis made no case for {address}/openapi.json")
+        seed += 1
+
+
+def _as_tools_write_numbers(_: Any, body: Any) -> Any:
+    """2.0 is a whole number to JSON Schema and not to us: no JSON tool writes an id that way."""
+    if isinstance(body, dict):
+        return {
+            key: _as_tools_write_numbers(_, value) if key != "state" else value for key, value in body.items()
+        }
+    if isinstance(body, list):
+        return [_as_tools_write_numbers(_, value) for value in body]
+    return int(body) if isinstance(body, float) and body.is_integer() else body
+
+
+def _record(recorder: Any, tally: Tally) -> int:
+    for case_id in recorder.cases:
+        interaction = recorder.interactions.get(case_id)
+        response = getattr(interaction, "response", None)
+        tally.count(recorder.label, "no answer" if response is None else response.status_code)
+        if response is None:
+            tally.find(f"{recorder.label}: no answer")
+        elif response.status_code == 500:
+            tally.find(f"{recorder.label}: 500 {response.content[:300]!r}")
+    for case_id, checks in recorder.checks.items():
+        for check in checks:
+            if check.failure_info is None:
+                continue
+            response = getattr(recorder.interactions.get(case_id), "response", None)
+            answered = "" if response is None else f"{response.status_code} {response.content[:300]!r}"
+            failure = " ".join(str(check.failure_info.failure).split())[:300]
+            sample = check.failure_info.code_sample[:2000]
+            tally.find(f"{recorder.label}: {check.name}: {failure}; {answered}; {sample}")
+    return len(recorder.cases)

@@ -1,0 +1,136 @@
+"""What is fuzzed where no address is given: the real application behind a real uvicorn, fakes behind it.
+
+The fakes are moody, so that every way of falling back is on the path: of ten calls to the value network, six
+are answered, the others are late, refused, rubbish, or end in an error that nobody expects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import uvicorn
+
+from serve.api import create_app
+from serve.clients import Headers
+from serve.config import SidecarConfig
+from serve.decide import ValueAnswer
+from serve.fakes import FakeRankerClient, FakeValueClient
+from serve.logs import LogConfig, line_handler
+from serve.sidecar import Sidecar
+from triton_models.encoding import StateTensors
+from triton_models.errors import BenchmarkError, UpstreamUnavailableError
+from triton_models.surface import FloatArray, Surface
+
+BUDGET_MS = 5.0
+LIMITS = {"candidates": 20, "k": 10, "history": 30, "body_bytes": 64 * 1024, "body_timeout_s": 0.5}
+"""Small, so that cases reach them."""
+
+
+@dataclass
+class MoodyValueClient(FakeValueClient):
+    """A value network of changing mood, in a fixed order."""
+
+    turn: Iterator[int] = field(default_factory=itertools.count)
+
+    async def choose(
+        self, tensors: StateTensors, scalarization_M: FloatArray, headers: Headers
+    ) -> ValueAnswer:
+        """Answer, or one of the ways not to."""
+        mood = next(self.turn) % 10
+        if mood == 6:
+            await asyncio.sleep(3 * BUDGET_MS / 1000)
+        if mood == 7:
+            raise UpstreamUnavailableError("in no mood")
+        if mood == 8:
+            raise ZeroDivisionError("an adapter's bug")
+        answer = await super().choose(tensors, scalarization_M, headers)
+        self.calls.clear()
+        if mood == 9:
+            return ValueAnswer(
+                weights_W=answer.weights_W * np.float32(np.nan), action=-1, values_M=answer.values_M
+            )
+        return answer
+
+
+class ForgetfulRanker(FakeRankerClient):
+    """Keeps no record of its calls: a long run must not fill the memory."""
+
+    async def score(
+        self, tensors: StateTensors, candidates: object, headers: Headers
+    ) -> np.typing.NDArray[np.float64]:
+        """Scores that grow with the position."""
+        scores = await super().score(tensors, candidates, headers)  # type: ignore[arg-type]
+        self.calls.clear()
+        return scores
+
+
+def fuzzed_config(surface: Surface) -> SidecarConfig:
+    """Configuration of the target."""
+    return SidecarConfig.from_dict(
+        {
+            "surface": surface.to_dict(),
+            "value_network": {"addresses": ["moody:1"], "budget_ms": BUDGET_MS, "retry_s": 0.01},
+            "ranker": {"addresses": ["fake:1"]},
+            "limits": LIMITS,
+        }
+    )
+
+
+@contextmanager
+def _lines_unread() -> Iterator[None]:
+    """Lines of log are made as in a replica, and not shown: thousands of bad requests are no news here."""
+    handler = line_handler(LogConfig(), (), queue.Queue(1))
+    loggers = [logging.getLogger(name) for name in ("serve", "uvicorn", "asyncio")]
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = propagate
+
+
+@contextmanager
+def target_running(surface: Surface) -> Iterator[str]:
+    """The target's address; it runs in a thread of this process.
+
+    Raises:
+        BenchmarkError: it did not start.
+    """
+
+    def make(config: SidecarConfig) -> Sidecar:
+        return Sidecar(
+            config,
+            value_clients=[MoodyValueClient(surface)],
+            ranker_clients=[ForgetfulRanker(len(surface.heads))],
+        )
+
+    app = create_app(fuzzed_config(surface), make)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
+    with _lines_unread(), socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 30
+        while not server.started:
+            if time.monotonic() > deadline or not thread.is_alive():
+                raise BenchmarkError("the application to fuzz did not start")
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=20)
