@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 UNREAD = frozenset({408, 413})
 """Answers given before the body was read to its end: the connection cannot be used again."""
 
-VALUE_NETWORK_FAULTS = frozenset({"late", "unavailable", "overloaded", "invalid_answer", "surface_mismatch"})
-"""Reasons that on-call hears of; the others are the caller's or the operator's own."""
+NO_FAULT = frozenset({None, "control_off", "state_incomplete", "state_invalid"})
+"""Reasons that are the operator's or the caller's own; on-call hears of all others."""
 
 AnyRequest = TypeVar("AnyRequest", bound=WeightsRequest)
 
@@ -162,8 +162,8 @@ def _note_failure(failure: Failure) -> None:
 def _note_answer(answer: dict[str, Any]) -> None:
     """A line for the log where the value network was to blame; a storm of them is cut (serve.logs)."""
     if (context := CURRENT.get()) is not None:
-        context.decided(answer)
-    if answer["reason"] in VALUE_NETWORK_FAULTS:
+        context.reason = answer["reason"]
+    if answer["reason"] not in NO_FAULT:
         logger.warning("production weights instead of the value network's")
 
 

@@ -6,10 +6,8 @@ logs under that request's id.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(slots=True)
@@ -23,12 +21,6 @@ class RequestContext:
     reason: str | None = None
     user_id: str | None = None
     """Never written: kept so that it can be blotted out of whatever is."""
-
-    def decided(self, answer: Mapping[str, Any]) -> None:
-        """Fill in what an answer says."""
-        self.policy_version = answer.get("policy_version")
-        self.arm = answer.get("arm")
-        self.reason = answer.get("reason")
 
 
 CURRENT: ContextVar[RequestContext | None] = ContextVar("puts_request", default=None)

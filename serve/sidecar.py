@@ -24,6 +24,7 @@ from serve.clients import (
     ranker_state_inputs,
 )
 from serve.config import SidecarConfig
+from serve.context import CURRENT
 from serve.decide import (
     Decision,
     OperatingPoint,
@@ -251,6 +252,8 @@ class Sidecar:
         started_s, encoded = self._clock(), self._encode(request)
         control = self.point.control and request.control
         assigned = self.policies.assign(request, explorable=control and encoded.problem is None)
+        if (context := CURRENT.get()) is not None:
+            context.arm, context.policy_version = assigned.arm, assigned.policy_version
         return Begun(started_s=started_s, control=control, encoded=encoded, assigned=assigned)
 
     def _encode(self, request: WeightsRequest) -> Encoded:

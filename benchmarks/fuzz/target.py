@@ -21,12 +21,12 @@ import numpy as np
 import uvicorn
 
 from serve.api import create_app
-from serve.clients import Headers
 from serve.config import SidecarConfig
 from serve.decide import ValueAnswer
 from serve.fakes import FakeRankerClient, FakeValueClient
 from serve.logs import LogConfig, line_handler
 from serve.sidecar import Sidecar
+from serve.transport import Headers
 from triton_models.encoding import StateTensors
 from triton_models.errors import BenchmarkError, UpstreamUnavailableError
 from triton_models.surface import FloatArray, Surface

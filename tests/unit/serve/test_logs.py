@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import queue
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,12 @@ def test_a_line_says_whose_request_it_is_about(attached: Any) -> None:
     line = found[0]
     assert (line["level"], line["logger"]) == ("WARNING", "serve.api")
     assert (line["request_id"], line["trace_id"], line["reason"]) == ("r-1", TRACE_ID, "unavailable")
-    assert {"timestamp", "message", "policy_version", "arm"} <= line.keys()
+    assert line["policy_version"] == 0
+    assert line["arm"]
+    assert {"timestamp", "message"} <= line.keys()
 
 
-def test_a_storm_is_a_few_lines_and_the_next_one_says_how_many_are_missing(attached: Any) -> None:
+def test_a_storm_is_a_few_lines(attached: Any) -> None:
     lines = attached(burst=3, lines_per_s=0.001)
     value = FakeValueClient(SURFACE, error=UpstreamUnavailableError("nobody there"))
 
@@ -81,8 +84,10 @@ def test_a_storm_is_a_few_lines_and_the_next_one_says_how_many_are_missing(attac
                 await r.rank()
 
     asyncio.run(main())
-    found = [line for line in lines.taken() if "production weights instead" in line]
-    assert len(found) == 3
+    found = [json.loads(line) for line in lines.taken() if "production weights instead" in line]
+    # Of each reason by itself: the first failures, then the open breaker.
+    assert Counter(line["reason"] for line in found).most_common(1)[0][1] == 3
+    assert 3 <= len(found) <= 6
 
 
 def test_the_rate_of_one_kind_by_a_hand_moved_clock() -> None:
