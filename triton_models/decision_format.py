@@ -21,7 +21,7 @@ dimensions, W controlled heads, M objectives.
 ``weight_<head>``                       double, each controlled head: the weight really used
 ``scalarization``                       list<double>[M], λ; null where none was used
 ``value_<objective>``                   double: Q of the chosen action; null without the network
-``user_embedding``                      fixed_size_list<float>[D]
+``user_embedding``                      list<float>, D entries or null
 ``history_embedding``                   list<fixed_size_list<float>[E]>, newest last, the newest N
 ``history_action``, ``history_age_s``   list<string>, list<float>, same length
 ``context_<name>``                      string
@@ -42,6 +42,9 @@ entries of other types are left out before that.
 **Event**, one row per engagement (:func:`event_schema`); the company writes it: ``request_id``,
 ``timestamp``, ``event`` (an objective or a metric), ``value`` (null: 1), ``event_id`` (null: no two rows
 are taken for the same event).
+
+``user_embedding`` is a plain list although its length is fixed: Arrow up to 25 writes null fixed-size lists
+to Parquet and cannot read them back (apache/arrow issue 35692). Entries of the history are never null.
 
 Files carry the surface as JSON in their metadata (``puts.surface``).
 """
@@ -96,7 +99,7 @@ def decision_schema(surface: Surface, *, user_ids: str = "raw") -> pa.Schema:
 def state_fields(surface: Surface) -> list[pa.Field]:
     """The columns of the request state; null together where the state could not be written."""
     state = surface.state
-    fields = [pa.field("user_embedding", pa.list_(pa.float32(), state.user_embedding))]
+    fields = [pa.field("user_embedding", pa.list_(pa.float32()))]
     if state.history is not None:
         item = pa.list_(pa.float32(), state.history.embedding)
         fields += [
