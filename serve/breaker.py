@@ -4,7 +4,9 @@ Three kinds of state and a pure function: ``after(breaker, event, now_s) → (br
 
     closed     requests are sent. Opens on ``failures`` failed calls in a row, on ``late`` late or failed
                ones in a row, or when the share of late and failed calls over ``window_s`` reaches
-               ``share`` with at least ``minimum`` calls.
+               ``share`` with at least ``minimum`` calls; and at once when a call is stuck. After a late
+               or failed call the watcher asks by itself, to find out whether the server is stuck: one
+               among several has so few calls, once others have fewer in flight, that counting takes long.
     open       nothing is sent for ``open_s``; doubled, up to ``open_limit_s``, while probes keep failing.
     half_open  probes are sent one at a time, ``probe_s`` apart, and never by a request: a probe is a real
                inference of the watcher (serve.links). ``successes`` answers inside the budget close it;
@@ -34,8 +36,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Kind = Literal["closed", "open", "half_open"]
 
-Event = Literal["answered", "late", "failed", "due"]
-"""What became of a call or a probe; or: the clock has moved, is a probe due?"""
+Event = Literal["answered", "late", "failed", "stuck", "due"]
+"""What became of a call or a probe; stuck: no answer in ``stuck_s``, which no load explains; due: the clock
+has moved, is it time for a probe?"""
 
 KIND_VALUES: dict[Kind, int] = {"closed": 0, "half_open": 1, "open": 2}
 """As the metric shows it."""
@@ -60,6 +63,8 @@ class BreakerConfig(BaseModel):
     """Late and failed calls among all, over the window, that open."""
     minimum: _Count = 20
     """Fewer calls in the window than these say nothing of a share."""
+    stuck_s: _Positive = 1.0
+    """A watcher's own call without an answer for so long opens."""
     open_s: _Positive = 0.5
     """Nothing is sent for so long after opening; doubled each time a probe fails."""
     open_limit_s: _Positive = 1.0
@@ -169,7 +174,7 @@ def _closed(breaker: Breaker, event: Event, now_s: float, config: BreakerConfig)
         due_s=breaker.due_s,
         pause_s=breaker.pause_s,
     )
-    if bad and _is_broken(seen, config):
+    if event == "stuck" or (bad and _is_broken(seen, config)):
         relapse = now_s < breaker.due_s
         pause_s = min(breaker.pause_s * 2.0, config.relapse_limit_s) if relapse else config.open_s
         return _opened(seen, now_s, pause_s)

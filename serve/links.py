@@ -83,6 +83,10 @@ class ServerLink:
     breaker: Breaker = field(default_factory=Breaker)
     broken: str = ""
     """Why the breaker is not closed."""
+    suspect: bool = False
+    """A call was late or failed, and the watcher has not looked since."""
+    read_due_s: float = 0.0
+    """When its parameters are to be read again."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     warned_of: tuple[str | None] | None = None
     """The foreign run that was last warned of."""
@@ -188,9 +192,11 @@ class ValueLinks:
 
     def report(self, link: ServerLink, event: Event, *, epoch: int, why: str = "") -> None:
         """What became of a call that began in ``epoch`` of the link's breaker."""
-        was_closed = link.breaker.admits
         self._advance(link, event, epoch, why)
-        if was_closed and not link.breaker.admits:
+        if event != "answered" and epoch == link.breaker.epoch:
+            link.suspect = True
+            link.wake.set()
+        elif not link.breaker.admits:
             link.wake.set()
 
     def _advance(
@@ -203,7 +209,7 @@ class ValueLinks:
         return decision
 
     def _turned(self, link: ServerLink, decision: BreakerDecision, why: str) -> None:
-        kind = link.breaker.kind
+        kind, link.suspect = link.breaker.kind, False
         self._metrics.count_breaker_turn(UPSTREAM, link.client.name, kind)
         self._metrics.set_link(link.client.name, LINK_VALUES[link.state])
         if kind == "open" and (not link.broken or why != link.broken):
@@ -222,6 +228,8 @@ class ValueLinks:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await link.wake.wait()
+                # However many calls are late, the watcher's own stay rare.
+                await asyncio.sleep(self._config.breaker.probe_s)
             link.wake.clear()
 
     async def check(self, link: ServerLink) -> float:
@@ -229,9 +237,15 @@ class ValueLinks:
         decision = self._advance(link, "due")
         if not link.breaker.admits and not decision.probe:
             return decision.wait_s
+        if link.suspect and link.breaker.admits:
+            link.suspect = False
+            await self._look(link)
+            return max(0.0, link.read_due_s - self._clock()) if link.breaker.admits else 0.0
         fits = await self._read_parameters(link)
         if not decision.probe:
-            return self._config.recheck_s if fits else self._config.retry_s
+            pause_s = self._config.recheck_s if fits else self._config.retry_s
+            link.read_due_s = self._clock() + pause_s
+            return pause_s
         if fits:
             decision = await self._probe(link)
         else:
@@ -259,14 +273,30 @@ class ValueLinks:
         self._warn_of_foreign_run(link)
         return kind == "verified"
 
-    async def _probe(self, link: ServerLink) -> BreakerDecision:
-        """One real call, its answer thrown away. It is not cancelled when it is late, but waited out: there
-        is never more than one per server.
-        """
+    def _try(self, link: ServerLink) -> asyncio.Task[ValueAnswer]:
         call = link.client.choose(self._trial_state, self._trial_scalarization_M, {})
         trial = asyncio.create_task(call)
         self._trials.add(trial)
         trial.add_done_callback(self._trials.discard)
+        return trial
+
+    async def _look(self, link: ServerLink) -> None:
+        """Is a server with a late or failed call stuck? What is merely slow, requests count by themselves."""
+        epoch, stuck_s = link.breaker.epoch, self._config.breaker.stuck_s
+        trial = self._try(link)
+        await asyncio.wait((trial,), timeout=stuck_s)
+        if not trial.done():
+            self._advance(link, "stuck", epoch, why=f"no answer within {stuck_s:g} s")
+            await asyncio.wait((trial,))
+            trial.exception()  # retrieved
+        elif (wrong := self._wrong(trial)) is not None:
+            self._advance(link, "failed", epoch, why=wrong)
+
+    async def _probe(self, link: ServerLink) -> BreakerDecision:
+        """One real call, its answer thrown away. It is not cancelled when it is late, but waited out: there
+        is never more than one per server.
+        """
+        trial = self._try(link)
         patience_s = self._patience_s
         await asyncio.wait((trial,), timeout=patience_s)
         if not trial.done():
@@ -277,11 +307,15 @@ class ValueLinks:
         return self._judge(link, trial)
 
     def _judge(self, link: ServerLink, trial: asyncio.Task[ValueAnswer]) -> BreakerDecision:
-        error = trial.exception()
-        wrong = str(error) if error is not None else check_answer(self._surface, trial.result())
-        if wrong is None:
-            return self._advance(link, "answered")
-        return self._advance(link, "failed", why=wrong if error is not None else f"answers rubbish: {wrong}")
+        wrong = self._wrong(trial)
+        return self._advance(link, "answered" if wrong is None else "failed", why=wrong or "")
+
+    def _wrong(self, trial: asyncio.Task[ValueAnswer]) -> str | None:
+        """What is wrong with a call that has ended."""
+        if (error := trial.exception()) is not None:
+            return str(error) if isinstance(error, UpstreamError) else f"unreadable answer: {error!r}"
+        wrong = check_answer(self._surface, trial.result())
+        return None if wrong is None else f"answers rubbish: {wrong}"
 
     def _foreign_run(self, link: ServerLink) -> bool:
         expected = self._expected_run_id

@@ -46,6 +46,10 @@ def test_what_opens(events: str, opens: bool) -> None:
     assert (breaker.kind, turns) == (("open", ["open"]) if opens else ("closed", []))
 
 
+def test_what_is_stuck_opens_at_once() -> None:
+    assert after(Breaker(), "stuck", 1.0, CONFIG)[1] == Decision(probe=False, wait_s=0.5, turned="open")
+
+
 def test_the_window_slides() -> None:
     # Ten late of ten, three in a row at most; 6 s later (another half of the window) they still count,
     # 11 s later they do not.
@@ -143,7 +147,8 @@ CONFIGS = st.builds(
     successes=st.integers(1, 5),
 )
 COURSE = st.lists(
-    st.tuples(st.sampled_from(["answered", "late", "failed", "due"]), st.floats(0.0, 3.0)), max_size=150
+    st.tuples(st.sampled_from(["answered", "late", "failed", "stuck", "due"]), st.floats(0.0, 3.0)),
+    max_size=150,
 )
 
 
@@ -164,7 +169,7 @@ def test_whatever_happens(config: BreakerConfig, course: list[tuple[Event, float
         if decision.turned is not None:
             assert decision.turned == breaker.kind
         if before.kind == "closed" and breaker.kind != "closed":
-            assert event in ("late", "failed") and breaker.kind == "open"
+            assert event in ("late", "failed", "stuck") and breaker.kind == "open"
         if before.kind != "closed" and breaker.kind == "closed":
             assert before.kind == "half_open" and event == "answered"
         if breaker.kind == "closed":

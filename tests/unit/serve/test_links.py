@@ -122,6 +122,33 @@ def test_a_probe_that_is_late_keeps_it_open_and_is_waited_out() -> None:
     asyncio.run(main())
 
 
+def test_a_server_with_one_late_call_is_looked_at_and_ejected_if_it_is_stuck() -> None:
+    async def main() -> None:
+        client = FakeValueClient(SURFACE, action=4)
+        breaker = {"stuck_s": 0.05, "probe_s": 0.01, "open_s": 0.02}
+        settings = config(value_network={"budget_ms": 5.0, "breaker": breaker})
+        links = ValueLinks(SURFACE, settings.value_network, [client], Metrics(SURFACE))
+        (link,) = links.links
+        await links.start()
+        links.report(link, "late", epoch=link.breaker.epoch)
+        while not client.calls:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)
+        assert (link.state, len(client.calls)) == ("verified", 1), "slow is not stuck, and one look is enough"
+        client.gate = asyncio.Event()
+        links.report(link, "late", epoch=link.breaker.epoch)
+        while link.state == "verified":
+            await asyncio.sleep(0.005)
+        assert links.describe()[0]["detail"] == "no answer within 0.05 s"
+        assert len(client.calls) == 2
+        client.gate.set()
+        while link.state != "verified":
+            await asyncio.sleep(0.005)
+        await links.stop()
+
+    asyncio.run(main())
+
+
 def test_a_check_begun_before_failures_does_not_bring_the_server_back() -> None:
     async def main() -> None:
         client = SlowToDescribe(SURFACE)
@@ -159,7 +186,7 @@ def test_a_model_of_another_surface_that_took_the_place_is_named() -> None:
     asyncio.run(main())
 
 
-def test_a_dead_model_whose_server_answers_costs_three_requests() -> None:
+def test_a_dead_model_whose_server_answers_costs_three_requests_at_most() -> None:
     async def main() -> None:
         client = FakeValueClient(SURFACE, action=4, error=GONE)
         breaker = {"open_s": 0.01, "open_limit_s": 0.02, "probe_s": 0.005}
@@ -168,9 +195,9 @@ def test_a_dead_model_whose_server_answers_costs_three_requests() -> None:
             for _ in range(10):
                 reasons.append((await r.rank())["reason"])
                 await asyncio.sleep(0.02)
-            assert reasons == ["unavailable"] * 3 + ["breaker_open"] * 7
             asked = [tensors for tensors, _, _ in client.calls if tensors["user_embedding"].any()]
-            assert len(asked) == 3
+            assert 1 <= len(asked) <= 3, "the watcher's own calls count as well"
+            assert reasons == ["unavailable"] * len(asked) + ["breaker_open"] * (10 - len(asked))
             assert len(client.calls) > 5, "it is tried again and again"
             text = (await r.client.get("/metrics")).body.decode()
             labels = 'address="fake-value-network",upstream="value_network"'
@@ -215,7 +242,8 @@ def test_a_stuck_server_is_ejected_and_the_others_take_over() -> None:
 
             answers = [await ask() for _ in range(40)]
             reasons = [answer["reason"] for answer in answers]
-            assert reasons.count("late") == len(stuck.calls) <= 3
+            asked = [tensors for tensors, _, _ in stuck.calls if tensors["user_embedding"].any()]
+            assert 1 <= reasons.count("late") == len(asked) <= 3
             assert set(reasons[-20:]) == {None}
             assert {answer["action"] for answer in answers[-20:]} == {1, 2}
             assert (await client.get("/readyz")).json()["degraded"] is None
