@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from html import escape
 
 from ray_train import frontier_charts as charts
-from ray_train.page_style import SCRIPT, STYLE
+from ray_train.page_parts import document, figure, grid, header, instant, section, table
 from ray_train.sweep import MINIMUM_HITS
 from ray_train.verdict import verdict
 from triton_models.frontier import Estimate, Frontier
@@ -26,15 +25,7 @@ def render_page(frontier: Frontier) -> str:
         _points(frontier),
         _reading(frontier),
     ]
-    title = escape(f"Frontier of run {frontier.run.run_id}")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # An empty icon keeps browsers from asking the server for one.
-        f'<link rel="icon" href="data:,">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n'
-        f"<body>\n<main>\n{''.join(sections)}</main>\n"
-        f'<div id="tip" role="status" hidden></div>\n<script>{SCRIPT}</script>\n</body>\n</html>\n'
-    )
+    return document(f"Frontier of run {frontier.run.run_id}", sections)
 
 
 def _header(frontier: Frontier) -> str:
@@ -56,7 +47,7 @@ def _header(frontier: Frontier) -> str:
             "surface",
             f"{surface.name}: {surface.num_actions} actions, objectives {', '.join(surface.objectives)}",
         ),
-        ("data window", f"{_instant(window.start)} to {_instant(window.end)} UTC ({share})"),
+        ("data window", f"{instant(window.start)} to {instant(window.end)} UTC ({share})"),
         ("rows", f"{window.rows:,}{rejected}, from {window.logs}"),
         ("hits", f"{_range(hits)} rows per point"),
         ("estimator", estimator.formula),
@@ -65,12 +56,8 @@ def _header(frontier: Frontier) -> str:
         ("production's values", ", ".join(f"{name} {_value(value)}" for name, value in values.items())),
         ("hypervolume", _hypervolume(frontier)),
     ]
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts if value)
-    return (
-        f"<header><h1>Frontier of run {escape(frontier.run.run_id)}</h1>"
-        f'<p class="verdict {judged.level}"><strong>{_HEADLINES[judged.level]}</strong> '
-        f"{escape(judged.text)}</p>"
-        f"<dl>{rows}</dl></header>\n"
+    return header(
+        f"Frontier of run {frontier.run.run_id}", judged.level, _HEADLINES[judged.level], judged.text, facts
     )
 
 
@@ -98,24 +85,11 @@ def _range(counts: list[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _instant(text: str) -> str:
-    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M}"
-
-
 def _value(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
 # --------------------------------------------------------------------------------------- sections
-
-
-def _section(title: str, body: str, note: str = "") -> str:
-    caption = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{escape(title)}</h2>{caption}{body}</section>\n" if body else ""
-
-
-def _figure(svg: str, kind: str = "") -> str:
-    return f'<figure class="{kind}"><div class="scroll">{svg}</div></figure>'
 
 
 _LEGEND = (
@@ -132,7 +106,7 @@ def _scatter(frontier: Frontier) -> str:
     wide = len(pairs) == 1
     size = (680.0, 460.0) if wide else (430.0, 330.0)
     pictures = [
-        _figure(charts.scatter(frontier, pair, f"scatter{i}", size=size), "wide" if wide else "")
+        figure(charts.scatter(frontier, pair, f"scatter{i}", size=size), "wide" if wide else "")
         for i, pair in enumerate(pairs)
     ]
     total = len(frontier.surface_object.objectives)
@@ -143,11 +117,7 @@ def _scatter(frontier: Frontier) -> str:
     )
     if not wide:
         note += " A point may look dominated in one panel and not be, in all objectives together."
-    return _section("Operating points against production", _LEGEND + _grid(pictures), note)
-
-
-def _grid(figures: list[str]) -> str:
-    return f'<div class="panels">{"".join(figures)}</div>'
+    return section("Operating points against production", _LEGEND + grid(pictures), note)
 
 
 def _candidates(frontier: Frontier) -> str:
@@ -160,8 +130,8 @@ def _candidates(frontier: Frontier) -> str:
         if same[0].matched_static is not None:
             rows.append(("matched static", True, same[0].matched_static, "same mean weights for everybody"))
     if not rows:
-        return _section("Candidates", "<p>The logs value no operating point on every objective.</p>")
-    table = _table(
+        return section("Candidates", "<p>The logs value no operating point on every objective.</p>")
+    figures_table = table(
         ["candidate", *_columns(frontier)],
         [
             ([f"{name}\n{why}", *_cells(frontier, estimate)], "quiet" if static else "")
@@ -170,7 +140,7 @@ def _candidates(frontier: Frontier) -> str:
     )
     names = [name for name, *_ in rows]
     forests = [
-        _figure(
+        figure(
             charts.forest(
                 objective,
                 f"forest{m}",
@@ -188,7 +158,7 @@ def _candidates(frontier: Frontier) -> str:
         "where it lies clearly to their right: otherwise the gain is retuning, not personalization. The best "
         "of many points looks better than it is."
     )
-    return _section("Candidates for a test", _grid(forests) + table, note)
+    return section("Candidates for a test", grid(forests) + figures_table, note)
 
 
 def _curves(frontier: Frontier) -> str:
@@ -206,7 +176,7 @@ def _curves(frontier: Frontier) -> str:
             figures.append(_curve(frontier, f"metric{i}", f"{name} (guardrail)", "lift, %", series))
     for i, weight in enumerate(surface.controlled):
         figures.append(
-            _figure(
+            figure(
                 charts.curve(
                     frontier,
                     f"weight{i}",
@@ -217,14 +187,14 @@ def _curves(frontier: Frontier) -> str:
                 )
             )
         )
-    return _section("Along α", _grid(figures), "Lines are estimates, bands their intervals (one look each).")
+    return section("Along α", grid(figures), "Lines are estimates, bands their intervals (one look each).")
 
 
 def _curve(
     frontier: Frontier, identity: str, title: str, y_title: str, series: dict[str, charts.Series]
 ) -> str:
     bands = len(series) == 1
-    return _figure(
+    return figure(
         charts.curve(
             frontier, identity, title=title, y_title=y_title, series=series, signed=True, bands=bands
         )
@@ -243,14 +213,14 @@ def _cohorts(frontier: Frontier) -> str:
             figures.append(_curve(frontier, f"response{i}", f"{name} by cohort", "lift, %", series))
         axes = charts.scatter_axes(frontier, pairs[0], [p for p in frontier.points if p.cohort is not None])
         figures += [
-            _figure(
+            figure(
                 charts.scatter(frontier, pairs[0], f"cohort{i}", cohort=cohort, size=(430, 330), axes=axes)
             )
             for i, cohort in enumerate(cohorts)
         ]
     note = "Each cohort against production in the same cohort; the scatter panels share their axes."
-    return _section(
-        "By cohort", _grid(figures) if figures else "<p>The table below has a row for each.</p>", note
+    return section(
+        "By cohort", grid(figures) if figures else "<p>The table below has a row for each.</p>", note
     )
 
 
@@ -270,8 +240,10 @@ def _points(frontier: Frontier) -> str:
                 "quiet" if point.dominated else "",
             )
         )
-    table = _table(["λ", "cohort", *_columns(frontier), "place"], body)
-    return _section("All points", f"<details open><summary>{len(body)} rows</summary>{table}</details>")
+    figures_table = table(["λ", "cohort", *_columns(frontier), "place"], body)
+    return section(
+        "All points", f"<details open><summary>{len(body)} rows</summary>{figures_table}</details>"
+    )
 
 
 def _columns(frontier: Frontier) -> list[str]:
@@ -297,20 +269,6 @@ def _cells(frontier: Frontier, estimate: Estimate) -> list[str]:
     ]
 
 
-def _table(head: list[str], body: list[tuple[list[str], str]]) -> str:
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    rows = "".join(
-        f'<tr class="{kind}">' + "".join(_cell(cell) for cell in cells) + "</tr>" for cells, kind in body
-    )
-    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>'
-
-
-def _cell(content: str) -> str:
-    """One cell; an interval, or what follows a line break, goes below in small."""
-    head, _, tail = escape(content).replace(" [", "\n[").partition("\n")
-    return f"<td>{head}<small>{tail}</small></td>" if tail else f"<td>{head}</td>"
-
-
 def _reading(frontier: Frontier) -> str:
     looks = len(frontier.points_of(None))
     items = [
@@ -327,4 +285,4 @@ def _reading(frontier: Frontier) -> str:
         f"frontier {frontier.fingerprint[:12]}"
     )
     body = f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
-    return _section("How to read this", body + f'<p class="note">{escape(identity)}</p>')
+    return section("How to read this", body + f'<p class="note">{escape(identity)}</p>')

@@ -120,7 +120,8 @@ class DeltaMethod(IntervalMethod):
     """Normal interval of ``L`` with ``sd(L) ≈ (1 + L) · sd(log(1 + L))``.
 
     ``log(1 + L) = log N_p - log D_p - log N_0 + log D_0`` is linear in the users' sums to first order, so
-    its variance is the sum over users of ``(n_p/N_p - d_p/D_p - n_0/N_0 + d_0/D_0)²``.
+    its variance is the sum over users of ``(n_p/N_p - d_p/D_p - n_0/N_0 + d_0/D_0)²``. The arms of an A/B
+    test are the case of users with zeros everywhere but in their own arm.
     """
 
     name: ClassVar[str] = "normal (delta method) by user"
@@ -136,17 +137,30 @@ class DeltaMethod(IntervalMethod):
         self._sum_PR2 = self._sum_PR2 + sum_UPR2.sum(axis=0)
         self._gram_PR44 = self._gram_PR44 + np.einsum("upri,uprj->prij", both_UPR4, both_UPR4)
 
+    def merge(self, other: DeltaMethod) -> None:
+        """Take in what another one was fed, with other users."""
+        self._sum_PR2 = self._sum_PR2 + other._sum_PR2
+        self._gram_PR44 = self._gram_PR44 + other._gram_PR44
+
+    @property
+    def total_PR2(self) -> FloatArray:
+        """Sums over all users.
+
+        Raises:
+            ValueError: there were none.
+        """
+        if isinstance(self._sum_PR2, float):
+            raise ValueError("no users were added")
+        return self._sum_PR2
+
     def bounds(self) -> FloatArray:
         """``L ∓ z · sd(L)``."""
-        if isinstance(self._sum_PR2, float) or isinstance(self._gram_PR44, float):
-            raise ValueError("no users were added")
-        total_PR4 = np.concatenate(
-            [self._sum_PR2, np.broadcast_to(self._sum_PR2[:1], self._sum_PR2.shape)], axis=-1
-        )
+        sum_PR2 = self.total_PR2
+        total_PR4 = np.concatenate([sum_PR2, np.broadcast_to(sum_PR2[:1], sum_PR2.shape)], axis=-1)
         with np.errstate(divide="ignore", invalid="ignore"):
             slope_PR4 = np.array([1.0, -1.0, -1.0, 1.0]) / total_PR4
             variance_PR = np.einsum("pri,prij,prj->pr", slope_PR4, self._gram_PR44, slope_PR4)
-            lift_PR = relative_lifts(self._sum_PR2)
+            lift_PR = relative_lifts(sum_PR2)
             # A policy that is the baseline has variance 0 up to rounding.
             half_PR = (1.0 + lift_PR) * np.sqrt(np.maximum(variance_PR, 0.0))
         half_PR = half_PR * NormalDist().inv_cdf(0.5 + self.confidence / 2.0)

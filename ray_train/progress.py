@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -40,3 +41,29 @@ def following(what: str, noun: str, mapper: Mapper = in_threads) -> Mapper:
                 yield report
 
     return mapped
+
+
+@contextmanager
+def counting(what: str, noun: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many of how many are done, as it is told."""
+    shown = time.monotonic()
+    bar = Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(noun),
+        TimeRemainingColumn(),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+
+        def report(done: int, total: int) -> None:
+            nonlocal shown
+            bar.update(task, completed=done, total=total)
+            if bar.disable and time.monotonic() - shown > LINE_INTERVAL_S:
+                shown = time.monotonic()
+                sys.stderr.write(f"{what}: {done:,} of {total:,} {noun}\n")
+
+        yield report

@@ -43,6 +43,8 @@ class Unit:
     first: datetime | None
     """Earliest timestamp by the file's statistics, None if it has none."""
     last: datetime | None
+    size_bytes: int = 0
+    """Uncompressed size by the file's own account."""
 
     def may_overlap(self, window: Window) -> bool:
         """Whether rows of the window can be in here."""
@@ -61,14 +63,19 @@ def list_units(surface: Surface, files: LogFiles) -> tuple[Unit, ...]:
     def of_file(path: str) -> list[Unit]:
         with files.open(path) as file:
             check_schema(surface, file.schema_arrow, source=path)
-            metadata = file.metadata
-            return [_unit(path, i, metadata.row_group(i)) for i in range(metadata.num_row_groups)]
+            return list(file_units(path, file.metadata))
 
     with ThreadPoolExecutor(READERS) as pool:
         units = tuple(unit for found in pool.map(of_file, files.paths) for unit in found if unit.rows)
     if not units:
         raise LogError(f"{files.source}: the Parquet files hold no rows; expected exploration logs")
     return units
+
+
+def file_units(path: str, metadata: Any) -> Iterator[Unit]:
+    """The row groups of one file, in order."""
+    for i in range(metadata.num_row_groups):
+        yield _unit(path, i, metadata.row_group(i))
 
 
 def _unit(path: str, index: int, group: Any) -> Unit:
@@ -80,7 +87,14 @@ def _unit(path: str, index: int, group: Any) -> Unit:
                 first, last = _instant(chunk.statistics.min), _instant(chunk.statistics.max)
             except (OverflowError, ValueError):  # outside the years 1 to 9999: no push-down then
                 first = last = None
-    return Unit(path=path, row_group=index, rows=group.num_rows, first=first, last=last)
+    return Unit(
+        path=path,
+        row_group=index,
+        rows=group.num_rows,
+        first=first,
+        last=last,
+        size_bytes=group.total_byte_size,
+    )
 
 
 def _instant(value: object) -> datetime | None:

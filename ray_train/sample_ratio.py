@@ -12,12 +12,12 @@ all actions is Pearson's, with ``e_a = N n_a / T_a`` expected rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import erfc, sqrt
 from statistics import NormalDist
 
 import numpy as np
 
 from ray_train.checks import Totals
+from ray_train.chi_square import chi_square_tail
 
 FAMILY_ERROR = 1e-3
 """Chance that a log which is right gets a sample-ratio warning."""
@@ -59,17 +59,8 @@ def sample_ratio(totals: Totals) -> SampleRatio:
     order = np.argsort(-np.abs(deviation))
     return SampleRatio(
         chi_square=chi_square,
-        p_value=_chi_square_tail(chi_square, int(likely.sum()) - 1),
+        p_value=chi_square_tail(chi_square, int(likely.sum()) - 1),
         deviating=tuple(
             (int(a), int(observed[a]), float(expected[a])) for a in order if abs(deviation[a]) > limit
         ),
     )
-
-
-def _chi_square_tail(value: float, freedom: int) -> float:
-    """P(χ² > value), by Wilson and Hilferty's cube-root approximation."""
-    if freedom < 1:
-        return 1.0
-    spread = 2.0 / (9.0 * freedom)
-    z = ((value / freedom) ** (1.0 / 3.0) - (1.0 - spread)) / sqrt(spread)
-    return 0.5 * erfc(z / sqrt(2.0))
