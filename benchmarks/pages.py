@@ -18,11 +18,14 @@ logger = logging.getLogger(__name__)
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 RENDER_TIMEOUT_S = 60.0
+SHOWN = 8
+"""So many verdicts are listed in the open."""
 
 STYLE = (
     COMMON_STYLE
     + """
-.bar{opacity:.55}.fault{fill:var(--bad);opacity:.12}figure.wide svg{max-width:1040px}
+main{max-width:1240px}td:first-child{min-width:150px}td:last-child{white-space:normal;min-width:150px}
+.bar{opacity:.55}.fault{fill:var(--bad);opacity:.12}figure.wide svg{max-width:1180px}
 li.missed{color:var(--bad);font-weight:600}li.held{color:var(--good)}
 td:first-child,th:first-child{white-space:normal}table{display:block;overflow-x:auto}
 text.fault-name{font-size:11px;fill:var(--ink)}
@@ -39,8 +42,7 @@ def page(title: str, about: str, lines: Sequence[tuple[str, bool]], sections: Se
         lines: verdicts, and whether each was held.
         sections: made by :func:`section`, :func:`figures` and :func:`table`.
     """
-    held = "".join(f'<li class="{"held" if good else "missed"}">{escape(line)}</li>' for line, good in lines)
-    verdicts = f"<ul>{held}</ul>" if held else ""
+    verdicts = _verdicts(lines)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -48,6 +50,20 @@ def page(title: str, about: str, lines: Sequence[tuple[str, bool]], sections: Se
         f"</head>\n<body>\n<main>\n<h1>{escape(title)}</h1><p class='note'>{escape(about)}</p>{verdicts}"
         f'{"".join(sections)}</main>\n<div id="tip" role="status" hidden></div>\n'
         f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def _verdicts(lines: Sequence[tuple[str, bool]]) -> str:
+    """What was missed, open to the eye; all of it one click away."""
+    if not lines:
+        return ""
+    missed = "".join(f'<li class="missed">{escape(line)}</li>' for line, good in lines if not good)
+    every = "".join(f'<li class="{"held" if good else "missed"}">{escape(line)}</li>' for line, good in lines)
+    count = sum(good for _, good in lines)
+    shown = " open" if len(lines) <= SHOWN else ""
+    return (
+        f"<p>{count} of {len(lines)} targets held.</p>{f'<ul>{missed}</ul>' if missed and not shown else ''}"
+        f"<details{shown}><summary>each target</summary><ul>{every}</ul></details>"
     )
 
 

@@ -59,7 +59,7 @@ def triton_faults(server: EmbeddedServer) -> list[Fault]:
     return [
         Fault(
             name="value_killed",
-            title="value network's Triton killed",
+            title="Triton killed",
             concerns="value_network",
             begin=lambda: os.kill(server.pid, signal.SIGKILL),
             end=server.restart,
@@ -67,7 +67,7 @@ def triton_faults(server: EmbeddedServer) -> list[Fault]:
         ),
         Fault(
             name="value_stopped",
-            title="value network's Triton stopped (SIGSTOP)",
+            title="Triton stopped (SIGSTOP)",
             concerns="value_network",
             begin=lambda: os.kill(server.pid, signal.SIGSTOP),
             end=continue_server,
@@ -75,7 +75,7 @@ def triton_faults(server: EmbeddedServer) -> list[Fault]:
         ),
         Fault(
             name="stub_stopped",
-            title="its model process stopped (SIGSTOP)",
+            title="model process stopped (SIGSTOP)",
             concerns="value_network",
             begin=lambda: _signal_stubs(server.pid, signal.SIGSTOP),
             end=continue_stubs,
@@ -83,7 +83,7 @@ def triton_faults(server: EmbeddedServer) -> list[Fault]:
         ),
         Fault(
             name="stub_killed",
-            title="its model process killed",
+            title="model process killed",
             concerns="value_network",
             begin=lambda: _signal_stubs(server.pid, signal.SIGKILL),
             end=server.restart,
@@ -121,7 +121,7 @@ def _signal_stubs(server_pid: int, number: int) -> None:
 
 RUBBISH: Sequence[tuple[Mode, str]] = (
     ("nan", "answers NaN"),
-    ("off_grid", "answers weights that are no action"),
+    ("off_grid", "answers off the grid"),
     ("wrong_shape", "answers wrong shapes"),
     ("empty", "answers without tensors"),
     ("error", "answers errors"),

@@ -12,9 +12,9 @@ from benchmarks.chaos.measure import StageResult
 from benchmarks.load.records import Array
 from ray_train.svg import Axis, Plot, line, path, text
 
-WIDTH, STRIP = 1040.0, 150.0
-NAMES_PX = 150.0
-MARGIN = (8.0, 14.0, 40.0, 58.0)
+WIDTH, STRIP = 1130.0, 150.0
+NAMES_PX = 190.0
+MARGIN = (8.0, 110.0, 40.0, 58.0)
 
 
 def stage_timeline(stage: StageResult) -> str:
@@ -24,7 +24,7 @@ def stage_timeline(stage: StageResult) -> str:
     end_s = float(seen.at_s[-1]) if len(seen.at_s) else 1.0
     calm = stage.calm.p99_ms
     strips = [
-        ("answers/s", [(seen.rate_per_s, "c0"), (seen.failed_per_s, "c3")], None),
+        ("answers/s", [(seen.rate_per_s, "c0"), (_where_any(seen.failed_per_s), "c3")], None),
         ("p99, ms", [(_capped(seen.p99_ms, calm), "c1")], calm),
         ("fallback share", [(seen.fallback, "c2")], None),
     ]
@@ -57,6 +57,11 @@ def stage_timeline(stage: StageResult) -> str:
     )
 
 
+def _where_any(values: Array) -> Array:
+    """Nothing is drawn where nothing failed."""
+    return np.asarray(np.where(values > 0, values, np.nan))
+
+
 def _capped(values: Array, calm: float | None) -> Array:
     """Seconds of waiting for a ranker would flatten the milliseconds that matter."""
     limit = 8.0 * calm if calm else math.inf
@@ -71,7 +76,7 @@ def _names(bands: list[tuple[float, float, str]], end_s: float) -> str:
         place = max(x, floor + 13)
         floor = place
         marks.append(
-            f'<g transform="translate({place + 4:.1f} {NAMES_PX - 6:.1f}) rotate(-38)">'
+            f'<g transform="translate({place + 4:.1f} {NAMES_PX - 6:.1f}) rotate(-42)">'
             f"{text(0, 0, title, 'fault-name')}</g>"
         )
         marks.append(line(place, NAMES_PX - 4, x, NAMES_PX + MARGIN[0], "leader"))

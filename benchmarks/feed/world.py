@@ -161,7 +161,15 @@ class World:
             counts int32 [n, 5] in the order of ``config.EVENTS``; successful session float64 [n].
         """
         chosen = self.logged_actions(batch) if actions is None else np.asarray(actions)
-        chance = self.slot_probabilities(batch, self.slates(batch, self.surface.actions[chosen]))
+        return self.engage(batch, self.slates(batch, self.surface.actions[chosen]))
+
+    def engage(self, batch: RequestBatch, slate_nK: Array) -> tuple[Array, Array]:
+        """Engagements with given slates of ``config.k`` slots, drawn by the requests' own random numbers.
+
+        Returns:
+            as :meth:`sample`.
+        """
+        chance = self.slot_probabilities(batch, slate_nK)
         counts = kernels.count_engagements(chance, self.source.engagement_uniforms(batch.first, len(batch)))
         engaged = counts[:, [kernels.REPIN, kernels.P2P, kernels.CLICK]].sum(axis=1) > 0
         return counts, (engaged & (counts[:, kernels.HIDE] == 0)).astype(np.float64)
