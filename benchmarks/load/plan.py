@@ -48,6 +48,8 @@ class Phase:
     """Phases of equal seed, rate and length have the same arrivals and the same bodies."""
     bare: bool = False
     """The target answers items and scores only."""
+    unique: bool = False
+    """Put the number of the request before its id, so that no two are the same."""
     retries: int = 0
     """How often a caller asks again when its connection broke, as a gateway would; counted."""
 

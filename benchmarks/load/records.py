@@ -24,6 +24,7 @@ NO_ANSWER = 0
 
 COLUMNS: Mapping[str, str] = {
     "phase": "i4",
+    "number": "i8",
     "due_s": "f8",
     "sent_s": "f8",
     "ended_s": "f8",
@@ -35,7 +36,8 @@ COLUMNS: Mapping[str, str] = {
     "version": "i4",
     "retries": "i2",
 }
-"""Column → NumPy type. ``problem``, ``source``, ``reason`` and ``arm`` are codes of :attr:`Records.words`."""
+"""Column → NumPy type. ``number`` counts the run's requests; ``problem``, ``source``, ``reason`` and ``arm``
+are codes of :attr:`Records.words`."""
 
 NOTHING = 0
 """Code of the empty word: no problem, no reason."""

@@ -49,6 +49,8 @@ real_sleep = gevent.monkey.get_original("time", "sleep")
 start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
 
 recorder = Recorder()
+sequence = count()
+REQUEST_ID = b'"request_id":"'
 began = {"s": 0.0}
 
 
@@ -165,6 +167,9 @@ class Conductor(FastHttpUser):
             headers |= {"traceparent": TRACEPARENT, "tracestate": phase.tracestate}
         # Locust's annotation leaves bytes out; geventhttpclient takes them as they are.
         data: Any = prepared.rank_on if phase.control else prepared.rank_off
+        counted = next(sequence)
+        if phase.unique:
+            data = data.replace(REQUEST_ID, b"%s%d-" % (REQUEST_ID, counted), 1)
         retries = 0
         while True:
             sent_s = clock()
@@ -186,6 +191,7 @@ class Conductor(FastHttpUser):
             problem = "(further problems)"
         recorder.add(
             phase=number,
+            number=counted,
             due_s=due_s,
             sent_s=sent_s,
             ended_s=ended_s,

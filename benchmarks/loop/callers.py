@@ -31,7 +31,7 @@ class Answered:
 
 def body(batch: RequestBatch, row: int, route: Route, k: int) -> bytes:
     """The request body of a row."""
-    data = {
+    data: dict[str, Any] = {
         "request_id": str(batch.request_id[row]),
         "user_id": str(batch.user_id[row]),
         "cohort": str(batch.cohort[row]),

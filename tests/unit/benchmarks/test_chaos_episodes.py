@@ -38,6 +38,7 @@ def load(answer: Any) -> Records:
         found |= answer(due)
         recorder.add(
             phase=0,
+            number=i,
             due_s=due,
             sent_s=due,
             ended_s=due + found["ms"] / 1e3,

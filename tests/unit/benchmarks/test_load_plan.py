@@ -75,6 +75,7 @@ def recorded() -> Records:
     ):
         recorder.add(
             phase=i,
+            number=i,
             due_s=10.0 + i,
             sent_s=10.1 + i,
             ended_s=10.5 + i,

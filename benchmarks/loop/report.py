@@ -1,0 +1,101 @@
+"""The end of a turn: predicted, measured and true lifts side by side."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.loop.settings import TREATMENT
+from benchmarks.loop.turn import Turn
+
+Shown = tuple[float | None, list[float] | tuple[float, float] | None]
+
+
+def rows(turn: Turn) -> dict[str, dict[str, Shown]]:
+    """Outcome → predicted, measured, true: lift over production and interval."""
+    point = turn.frontier.candidate(turn.operating_point)
+    cell = _cell(turn.experiment)
+    found: dict[str, dict[str, Shown]] = {}
+    for name, (lift, low, high) in turn.truth.items():
+        effect = cell.get("effects", {}).get(name, {})
+        interval = effect.get("interval")
+        found[name] = {
+            "predicted": (point.lifts.get(name), _bounds(point.intervals.get(name))),
+            "measured": (effect.get("lift"), _bounds(interval)),
+            "true": (lift, (low, high)),
+        }
+    return found
+
+
+def _cell(experiment: dict[str, Any]) -> dict[str, Any]:
+    """The treatment arm over everybody and all versions."""
+    cells = [
+        cell for cell in experiment.get("cells", []) if cell["arm"] == TREATMENT and cell["cohort"] is None
+    ]
+    whole = [cell for cell in cells if cell["policy_version"] is None]
+    return dict((whole or cells or [{}])[0])
+
+
+def _bounds(interval: Any) -> tuple[float, float] | None:
+    if interval is None:
+        return None
+    if isinstance(interval, dict):
+        return float(interval["low"]), float(interval["high"])
+    return float(interval[0]), float(interval[1])
+
+
+def as_json(turn: Turn) -> dict[str, Any]:
+    """Plain data."""
+    settings = asdict(turn.settings) | {"out": str(turn.settings.out)}
+    lifts = {
+        name: {
+            kind: {"lift": lift, "interval": None if bounds is None else list(bounds)}
+            for kind, (lift, bounds) in kinds.items()
+        }
+        for name, kinds in rows(turn).items()
+    }
+    return {
+        "version": 1,
+        "settings": settings,
+        "explored": turn.explored.as_json(),
+        "joined_rows": turn.joined_rows,
+        "operating_point": turn.operating_point,
+        "scalarization": list(turn.scalarization),
+        "tested": turn.tested.as_json(),
+        "lifts": lifts,
+    }
+
+
+def as_markdown(turn: Turn) -> str:
+    """The table, for people and for RESULTS.md."""
+    s = turn.settings
+    lines = [
+        f"{turn.explored.requests:,} requests through /v1/{s.route} at exploration share {s.exploration:g}, "
+        f"{turn.joined_rows:,} joined rows, {s.epochs} epochs; then {turn.tested.requests:,} requests of an "
+        f"A/B test of {turn.operating_point} (λ {', '.join(f'{v:.2f}' for v in turn.scalarization)}).",
+        "",
+        "| lift over production, % | predicted (sweep) | measured (experiment) | true (the feed) |",
+        "|---|---|---|---|",
+    ]
+    for name, kinds in rows(turn).items():
+        cells = [_shown(*kinds[kind]) for kind in ("predicted", "measured", "true")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *_notes(turn)]) + "\n"
+
+
+def _notes(turn: Turn) -> list[str]:
+    notes = []
+    for name, kinds in rows(turn).items():
+        bounds = kinds["measured"][1]
+        if bounds is not None and bounds[0] <= 0 <= bounds[1]:
+            notes.append(
+                f"- {name}: the test cannot tell the measured lift from nothing; sampling noise dominates."
+            )
+    return notes
+
+
+def _shown(lift: float | None, bounds: Any) -> str:
+    if lift is None:
+        return "-"
+    interval = "" if bounds is None else f" [{100 * bounds[0]:+.2f}, {100 * bounds[1]:+.2f}]"
+    return f"{100 * lift:+.2f}{interval}"
