@@ -64,8 +64,8 @@ class Conductor:
     folder: Path
     say: Say
     retries: int = 0
-    extra: list[Verdict] = field(default_factory=list)
-    """Verdicts that a stage finds by itself."""
+    unique: bool = False
+    """Every request has an id of its own."""
 
     def run(
         self, name: str, title: str, address: str, faults: Sequence[Callable[[], list[Fault]]]
@@ -114,7 +114,7 @@ class Conductor:
             episodes=tuple(episodes),
             outcomes=outcomes,
             calm=calm,
-            verdicts=(*found, *self.extra),
+            verdicts=tuple(found),
             broken=broken,
         )
 
@@ -160,6 +160,7 @@ class Conductor:
             seconds=min(s.warm_up_s + 20 * longest, 7200.0),
             rate_per_s=rate,
             retries=self.retries,
+            unique=self.unique,
         )
         with LoadRun(self._plan((phase,)), self.folder / name / "load") as load:
             yield load

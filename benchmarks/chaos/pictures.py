@@ -13,7 +13,6 @@ from benchmarks.load.records import Array
 from ray_train.svg import Axis, Plot, line, path, text
 
 WIDTH, STRIP = 1130.0, 150.0
-NAMES_PX = 190.0
 MARGIN = (8.0, 110.0, 40.0, 58.0)
 
 
@@ -29,7 +28,8 @@ def stage_timeline(stage: StageResult) -> str:
         ("fallback share", [(seen.fallback, "c2")], None),
     ]
     bands = [(e.began_s - begin, e.works_s - begin, e.title) for e in stage.episodes]
-    parts = [_names(bands, end_s)]
+    names_px = 24.0 + 4.6 * max((len(title) for _, _, title in bands), default=0)
+    parts = [_names(bands, end_s, names_px)]
     for number, (title, curves, reference) in enumerate(strips):
         high = max((float(np.nanmax(v)) for v, _ in curves if not np.isnan(v).all()), default=1.0)
         top = 1.0 if title == "fallback share" else 1.1 * max(high, 1e-9)
@@ -47,10 +47,10 @@ def stage_timeline(stage: StageResult) -> str:
             for points in _unbroken(seen.at_s, values):
                 plot.add(path([(plot.x(a), plot.y(b)) for a, b in points], f"curve {kind}"))
         parts.append(
-            f'<g transform="translate(0 {NAMES_PX + number * STRIP:g})">'
+            f'<g transform="translate(0 {names_px + number * STRIP:g})">'
             f"{_inner(plot.render(f'{stage.name}{number}'))}</g>"
         )
-    height = NAMES_PX + STRIP * len(strips)
+    height = names_px + STRIP * len(strips)
     return (
         f'<svg viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
         f'aria-label="Timeline of the faults of stage {stage.name}">{"".join(parts)}</svg>'
@@ -68,7 +68,7 @@ def _capped(values: Array, calm: float | None) -> Array:
     return np.asarray(np.minimum(values, limit))
 
 
-def _names(bands: list[tuple[float, float, str]], end_s: float) -> str:
+def _names(bands: list[tuple[float, float, str]], end_s: float, names_px: float) -> str:
     left, right = MARGIN[3], WIDTH - MARGIN[1]
     marks, floor = [], -math.inf
     for start, stop, title in bands:
@@ -76,10 +76,10 @@ def _names(bands: list[tuple[float, float, str]], end_s: float) -> str:
         place = max(x, floor + 13)
         floor = place
         marks.append(
-            f'<g transform="translate({place + 4:.1f} {NAMES_PX - 6:.1f}) rotate(-42)">'
+            f'<g transform="translate({place + 4:.1f} {names_px - 6:.1f}) rotate(-42)">'
             f"{text(0, 0, title, 'fault-name')}</g>"
         )
-        marks.append(line(place, NAMES_PX - 4, x, NAMES_PX + MARGIN[0], "leader"))
+        marks.append(line(place, names_px - 4, x, names_px + MARGIN[0], "leader"))
     return "".join(marks)
 
 

@@ -20,6 +20,7 @@ from benchmarks.chaos.faults import (
     triton_faults,
 )
 from benchmarks.chaos.measure import Conductor, Measured, Say, StageResult
+from benchmarks.chaos.operations import run_operations
 from benchmarks.chaos.settings import ChaosSettings
 from benchmarks.materials import Materials
 from benchmarks.sidecar.hosting import plain_sidecar, ray_sidecar
@@ -42,9 +43,9 @@ class Stages:
         self.folder = folder
         self.say = say
 
-    def conductor(self, *, retries: int = 0) -> Conductor:
+    def conductor(self, *, retries: int = 0, unique: bool = False) -> Conductor:
         """A fresh one."""
-        return Conductor(self.settings, self.materials, self.folder, self.say, retries=retries)
+        return Conductor(self.settings, self.materials, self.folder, self.say, retries=retries, unique=unique)
 
     def run(self, machine: Mapping[str, Any]) -> Measured:
         """All stages that were asked for.
@@ -59,6 +60,8 @@ class Stages:
                 found.append(self._quick() if self.settings.quick else self._external())
             elif name == "supervised":
                 found.append(self._supervised())
+            else:
+                found.append(run_operations(self.conductor(retries=1, unique=True), self._ranker()))
         return Measured(
             settings=self.settings,
             network=self.materials.network,

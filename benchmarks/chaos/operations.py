@@ -1,0 +1,219 @@
+"""The stage of operations: two replicas, their policies and the store of these, decision log and disk.
+
+Ranker and value network are stand-ins, since nothing happens to them here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import yaml
+
+from benchmarks.chaos.faults import Fault
+from benchmarks.chaos.logged import log_verdicts, read_log
+from benchmarks.chaos.measure import Conductor, StageResult
+from benchmarks.chaos.policies import PolicyCaller, policy_verdict
+from benchmarks.chaos.verdicts import Verdict
+from benchmarks.sidecar.hosting import ray_sidecar
+from benchmarks.stack import Stack
+from benchmarks.stand_ins.behaviour import Behaviour
+from benchmarks.stand_ins.process import StandInProcess
+from triton_models.errors import BenchmarkError
+
+REPLICAS = 2
+DISK = "48m"
+"""Size of the decision log's file system in memory."""
+REPLACED_TIMEOUT_S = 60.0
+LOG_TIMEOUT_S = 60.0
+
+
+def run_operations(conductor: Conductor, ranker: StandInProcess) -> StageResult:
+    """The stage.
+
+    Raises:
+        PutsError: something does not start, or answers nothing.
+    """
+    m, folder = conductor.materials, conductor.folder / "operations"
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(ranker)
+        value = stack.enter_context(StandInProcess("value_network", m.surface_file, Behaviour()))
+        log = folder / "decisions"
+        mounted = stack.enter_context(small_disk(log, conductor))
+        store = folder / "policies.db"
+        config = folder / "sidecar.yaml"
+        settings = {
+            "policy_store": {"url": f"sqlite:///{store}"},
+            "access": {"allow_local_changes": True},
+            "decision_log": {
+                "folder": str(log),
+                "sample_rate": 1.0,
+                "segment_s": 5.0,
+                "sweep_s": 2.0,
+                "min_free_bytes": 4 * 1024**2,
+            },
+        }
+        config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        arguments = ["--config", str(config), "--surface", str(m.surface_file), "--replicas", str(REPLICAS)]
+        arguments += ["--triton", value.address, "--ranker", ranker.address]
+        arguments += ["--budget-ms", str(conductor.settings.budget_ms)]
+        with ray_sidecar(folder / "sidecar", arguments) as sidecar:
+            caller = PolicyCaller(sidecar.address)
+            killed: list[float] = []
+            groups = [
+                lambda: [policy_fault(caller), store_fault(caller, store)],
+                lambda: [replica_fault(sidecar, killed)],
+                lambda: [disk_fault(log)] if mounted else [],
+            ]
+            title = f"{REPLICAS} replicas, policy store, decision log; stand-ins for both models"
+            result = conductor.run("operations", title, sidecar.address, groups)
+            end_s = time.monotonic()
+            wait_for_segments(log)
+        return with_verdicts(result, caller, log, killed, end_s)
+
+
+def with_verdicts(
+    result: StageResult, caller: PolicyCaller, log: Path, killed: list[float], end_s: float
+) -> StageResult:
+    """R3 and R4 added to a stage."""
+    from dataclasses import replace
+
+    found: list[Verdict] = list(result.verdicts)
+    if caller.calls:
+        found.append(policy_verdict(result.records, caller.calls, end_s))
+    full = [(e.began_s, e.works_s) for e in result.episodes if e.name == "disk_full"]
+    found += log_verdicts(result.records, read_log(log), killed_s=killed, excused=full)
+    return replace(result, verdicts=tuple(found))
+
+
+def policy_fault(caller: PolicyCaller) -> Fault:
+    """Not a fault: changes and a roll-back under load (R3)."""
+    return Fault(
+        name="policy_changed",
+        title="policy changed and rolled back",
+        concerns="policy",
+        begin=caller.change_and_return,
+        end=lambda: None,
+        seconds=0.0,
+    )
+
+
+def store_fault(caller: PolicyCaller, store: Path) -> Fault:
+    """The policy database gone: its files moved away, a folder in its place."""
+    aside = store.parent / "gone"
+
+    def take_away() -> None:
+        aside.mkdir(exist_ok=True)
+        for file in list(store.parent.glob(f"{store.name}*")):
+            file.rename(aside / file.name)
+        store.mkdir()
+        caller.expect_refusal()
+
+    def bring_back() -> None:
+        store.rmdir()
+        for file in list(aside.iterdir()):
+            file.rename(store.parent / file.name)
+        caller.apply([0.5, 0.5])
+
+    return Fault(
+        name="store_gone",
+        title="policy database gone",
+        concerns="store",
+        begin=take_away,
+        end=bring_back,
+        note="a change is refused meanwhile, and taken afterwards",
+    )
+
+
+def replicas(owner_pid: int) -> list[psutil.Process]:
+    """The sidecar's replicas under ``serve up``."""
+    found = []
+    for child in psutil.Process(owner_pid).children(recursive=True):
+        with suppress(psutil.Error):
+            line = child.cmdline()
+            if line and line[0].startswith("ray::ServeReplica"):
+                found.append(child)
+    return found
+
+
+def replica_fault(sidecar: Stack, killed: list[float]) -> Fault:
+    """One replica killed; Ray starts another."""
+
+    def kill() -> None:
+        alive = replicas(sidecar.pid)
+        if len(alive) < REPLICAS:
+            raise BenchmarkError(f"expected {REPLICAS} replicas, found {len(alive)}")
+        killed.append(time.monotonic())
+        os.kill(alive[0].pid, signal.SIGKILL)
+
+    def wait() -> None:
+        deadline = time.monotonic() + REPLACED_TIMEOUT_S
+        while len(replicas(sidecar.pid)) < REPLICAS:
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"no new replica within {REPLACED_TIMEOUT_S:.0f} s")
+            time.sleep(0.1)
+
+    return Fault(
+        name="replica_killed",
+        title="one of two replicas killed",
+        concerns="sidecar",
+        begin=kill,
+        end=wait,
+        note="callers ask once more when their connection breaks",
+    )
+
+
+def disk_fault(log: Path) -> Fault:
+    """The decision log's disk full."""
+    filler = log / "_filler"
+
+    def fill() -> None:
+        with filler.open("wb") as file, suppress(OSError):
+            while True:
+                file.write(b"\0" * 65536)
+                file.flush()
+
+    return Fault(
+        name="disk_full",
+        title="decision log's disk full",
+        concerns="log",
+        begin=fill,
+        end=filler.unlink,
+        note="decisions are dropped and counted",
+    )
+
+
+@contextmanager
+def small_disk(folder: Path, conductor: Conductor) -> Iterator[bool]:
+    """A small file system in memory; False, and said so, where mounting is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    program = shutil.which("mount")
+    command = [program or "mount", "-t", "tmpfs", "-o", f"size={DISK}", "puts-chaos", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False) if program else None
+    if done is None or done.returncode:
+        why = done.stderr.strip() if done else "no mount here"
+        conductor.say(f"  no small disk for the decision log ({why}): the full disk is left out")
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
+
+
+def wait_for_segments(log: Path) -> None:
+    """Until the spool is empty, or a minute has gone: what is left then counts as lost."""
+    deadline = time.monotonic() + LOG_TIMEOUT_S
+    spool = log / "_spool"
+    while time.monotonic() < deadline:
+        if not any(file.is_file() and file.stat().st_size > 0 for file in spool.rglob("*.arrow*")):
+            return
+        time.sleep(0.5)
