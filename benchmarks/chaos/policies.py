@@ -36,7 +36,8 @@ def last_old_answers(records: Records, calls: Sequence[PolicyCall], end_s: float
     """
     found = []
     right = records.where(records.ok)
-    for call, until_s in zip(calls, [*(c.called_s for c in calls[1:]), end_s], strict=True):
+    ends = [*(call.called_s for call in calls[1:]), end_s][: len(calls)]
+    for call, until_s in zip(calls, ends, strict=True):
         ended = right["ended_s"]
         inside = (ended >= call.called_s) & (ended < until_s) & (right["version"] != call.version)
         found.append(float(np.max(ended[inside], initial=call.called_s) - call.called_s))

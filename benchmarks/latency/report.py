@@ -152,7 +152,8 @@ def _about(measured: Measured) -> str:
         f"{machine.get('time')}: {machine.get('cores')} cores of {machine.get('cpu')}{busy}; "
         f"`{machine.get('command')}`; value network: {measured.network}; {s.blocks} blocks of 2 × "
         f"{s.block_s:g} s, {s.arrivals} arrivals, latencies from when a request was due; ranker replayed: "
-        f"log-normal, p50 {s.ranker_p50_ms:g} ms, p99 {s.ranker_p99_ms:g} ms.{quick}"
+        f"log-normal, p50 {s.ranker_p50_ms:g} ms, p99 {s.ranker_p99_ms:g} ms; saturation: the most right "
+        f"answers a second that closed loops of up to {max(s.ladder)} callers got, fallbacks included.{quick}"
     )
 
 

