@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
-from serve.config import Limits, SidecarConfig
+from serve.answers import error_answer, json_answer, read_body, refuse
+from serve.config import SidecarConfig
 from serve.context import CURRENT
-from serve.guard import Guard, error_body, trace_of
+from serve.guard import Guard, trace_of
 from serve.hot_path import Handler, HotPath
 from serve.metrics import CONTENT_TYPE
 from serve.openapi import request_body
+from serve.policy_api import add_policies
 from serve.requests import WeightsRequest, parse_rank, parse_weights
 from serve.schema import (
     Alive,
@@ -31,17 +31,9 @@ from serve.schema import (
     WeightsBody,
 )
 from serve.sidecar import Failure, Sidecar
-from triton_models.errors import (
-    RequestError,
-    RequestMalformedError,
-    RequestTooLargeError,
-    RequestTooSlowError,
-)
+from triton_models.errors import RequestError
 
 logger = logging.getLogger(__name__)
-
-UNREAD = frozenset({408, 413})
-"""Answers given before the body was read to its end: the connection cannot be used again."""
 
 NO_FAULT = frozenset({None, "control_off", "state_incomplete", "state_invalid"})
 """Reasons that are the operator's or the caller's own; on-call hears of all others."""
@@ -60,50 +52,6 @@ ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
 RANKER_ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorAnswer, "description": "the ranker gave no ranking, or there is none"}
 }
-
-
-def json_answer(data: object, status: int = 200) -> Response:
-    """A JSON response."""
-    return Response(orjson.dumps(data), status_code=status, media_type="application/json")
-
-
-def error_answer(status: int, kind: str, message: str) -> Response:
-    """An error in the one shape that all errors have."""
-    response = Response(error_body(kind, message), status_code=status, media_type="application/json")
-    if status in UNREAD:
-        response.headers["connection"] = "close"
-    return response
-
-
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body, but never more than the limit of it in memory, and no longer waited for than the limit.
-
-    Raises:
-        RequestTooLargeError: it is longer.
-        RequestTooSlowError: it did not arrive in time.
-    """
-    chunks, size = [], 0
-    try:
-        async with asyncio.timeout(limits.body_timeout_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limits.body_bytes:
-                    raise RequestTooLargeError(f"body: at most {limits.body_bytes} bytes")
-                chunks.append(chunk)
-    except TimeoutError as error:
-        raise RequestTooSlowError(f"body: did not arrive within {limits.body_timeout_s:g} s") from error
-    return b"".join(chunks)
-
-
-def refuse(error: RequestError) -> Response:
-    """A request that cannot be served, as an answer."""
-    if isinstance(error, RequestTooSlowError):
-        return error_answer(408, "too_slow", str(error))
-    if isinstance(error, RequestTooLargeError):
-        return error_answer(413, "too_large", str(error))
-    if isinstance(error, RequestMalformedError):
-        return error_answer(400, "malformed", str(error))
-    return error_answer(422, "invalid", str(error))
 
 
 def create_app(config: SidecarConfig, make_sidecar: MakeSidecar = Sidecar) -> FastAPI:
@@ -133,6 +81,7 @@ def create_app(config: SidecarConfig, make_sidecar: MakeSidecar = Sidecar) -> Fa
     app.add_middleware(HotPath, handlers=handlers)  # the first is the innermost
     app.add_middleware(Guard, header_bytes=config.limits.header_bytes)
     _add_serving(app, config, handlers)
+    add_policies(app, config)
     _add_operations(app)
     app.add_exception_handler(HTTPException, _http_error)
     return app

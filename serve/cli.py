@@ -1,4 +1,4 @@
-"""Doors of this room: ``python -m serve up``."""
+"""Doors of this room: ``python -m serve up`` and ``python -m serve policy``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from serve.policy_cli import add_policy_parser
+from serve.policy_settings import add_policy_options
 from triton_models.doors import new_parser, run_door
 
 
@@ -14,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = new_parser("python -m serve", "The sidecar: utility weights per request, beside the ranker.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_up(subparsers)
+    add_policy_parser(subparsers)
     return run_door(parser, arguments)
 
 
@@ -40,6 +43,7 @@ def _add_up(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     up.add_argument("--ray-address", help="join this Ray cluster instead of starting one")
     up.add_argument("--ready-file", type=Path, help="write {address, pid, triton, ranker} here when ready")
     up.add_argument("--log-dir", type=Path, help="folder for the logs of the replicas and the tritonservers")
+    add_policy_options(up)
     up.set_defaults(command=_up)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from serve.access import AccessConfig, is_loopback
 from serve.breaker import BreakerConfig
 from serve.logs import LogConfig
 from triton_models.errors import ConfigurationError, PutsError, ScalarizationError, SurfaceError
@@ -18,6 +20,9 @@ Address = Annotated[str, Field(pattern=r"^[^\s/]+:[0-9]{1,5}$")]
 
 Milliseconds = Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
+
+
+_URL_PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@:]*:[^/@]+@|[?&]password=", re.IGNORECASE)
 
 
 class _Frozen(BaseModel):
@@ -106,6 +111,28 @@ class RankerConfig(_Frozen):
         return self
 
 
+class PolicyStoreConfig(_Frozen):
+    """The database of operating policies."""
+
+    url: str
+    """``sqlite:///FILE``, ``postgresql://USER@HOST/DATABASE``; or ``env:NAME`` or ``file:PATH`` that hold it:
+    a password does not belong into a configuration or a command line."""
+    poll_s: Annotated[float, Field(ge=0.01, le=1.0)] = 0.25
+    """How often each replica asks for changes. A change is in force everywhere after one poll."""
+    timeout_s: Seconds = 2.0
+    """For an answer of the store; no request waits for it."""
+    local_copy: str | None = None
+    """File that keeps the last policy for a restart while the store is down."""
+
+    @model_validator(mode="after")
+    def _no_password(self) -> Self:
+        if _URL_PASSWORD.search(self.url):
+            raise ValueError(
+                "policy_store.url holds a password; put the URL into the environment and say env:NAME"
+            )
+        return self
+
+
 class HttpConfig(_Frozen):
     """Where the sidecar listens."""
 
@@ -156,6 +183,9 @@ class SidecarConfig(_Frozen):
     metrics_dir: str | None = None
     """Folder through which the replicas of a node share their metrics (prometheus_client multiprocess)."""
     limits: Limits = Limits()
+    policy_store: PolicyStoreConfig | None = None
+    """None: the configuration's scalarization is the policy, and it has no versions."""
+    access: AccessConfig = AccessConfig()
     logs: LogConfig = LogConfig()
 
     @model_validator(mode="after")
@@ -167,6 +197,11 @@ class SidecarConfig(_Frozen):
                 raise ValueError(str(error)) from error
         if self.ranker is not None:
             self._check_ranker(self.ranker)
+        if self.access.allow_local_changes and not is_loopback(self.http.host):
+            raise ValueError(
+                f"access.allow_local_changes is for a sidecar on loopback, http.host is {self.http.host}; "
+                "configure operator_tokens"
+            )
         return self
 
     def _check_ranker(self, ranker: RankerConfig) -> None:

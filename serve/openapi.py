@@ -22,10 +22,8 @@ Schema = dict[str, Any]
 
 
 def request_body(model: type[BaseModel], config: SidecarConfig) -> dict[str, Any]:
-    """``openapi_extra`` of a route whose body is ``model``."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    definitions = schema.pop("$defs", {})
-    body: Schema = _inlined(schema, definitions)
+    """``openapi_extra`` of a serving route whose body is ``model``."""
+    body = plain_schema(model)
     properties = body["properties"]
     ranks = "candidates" in properties
     state = _state(config, needed=_needed_of_state(config) if ranks else [])
@@ -37,7 +35,20 @@ def request_body(model: type[BaseModel], config: SidecarConfig) -> dict[str, Any
         if state["required"]:
             properties["state"] = state
             body["required"] = [*body.get("required", ()), "state"]
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}}
+    return json_body(body)
+
+
+def json_body(schema: Schema) -> Schema:
+    """``openapi_extra`` of a route whose body is JSON."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def plain_schema(model: type[BaseModel]) -> Schema:
+    """A model's schema without references."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    definitions = schema.pop("$defs", {})
+    body: Schema = _inlined(schema, definitions)
+    return body
 
 
 def _needed_of_state(config: SidecarConfig) -> list[str]:

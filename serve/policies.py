@@ -11,27 +11,23 @@ from dataclasses import dataclass
 
 from serve.config import SidecarConfig
 from serve.decide import Decision, OperatingPoint
+from serve.guardrails import RampWatch
 from serve.metrics import Metrics
-from serve.policy import EMPTY, Assignment, CompiledPolicy, Policy, assign, configured_policy, take
+from serve.policy import (
+    EMPTY,
+    Activation,
+    Assignment,
+    CompiledPolicy,
+    Policy,
+    assign,
+    configured_policy,
+    take,
+)
 from serve.requests import WeightsRequest
 from triton_models.surface import Surface
 
 Now = Callable[[], float]
 """Unix time in seconds: replicas on several machines must agree on a ramp, so not a monotonic clock."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Activation:
-    """One line of the activation log: from then on this version was in force."""
-
-    sequence: int
-    version: int
-    at: float
-    """Unix time in seconds."""
-    author: str
-    reason: str
-    ramp_offset_s: float = 0.0
-    """How far the policy's ramp had come already, when it was in force before."""
 
 
 CONFIGURED = Activation(sequence=0, version=0, at=0.0, author="configuration", reason="")
@@ -62,25 +58,27 @@ class Policies:
         self, config: SidecarConfig, point: OperatingPoint, metrics: Metrics, *, now: Now = time.time
     ) -> None:
         self._surface: Surface = config.surface
-        self._metrics = metrics.policy
+        self.metrics = metrics.policy
+        self.watch = RampWatch()
         self._now = now
         self._bucket = EMPTY
-        self._configured = self._compile_point(point)
-        self.swap(Snapshot(compiled=self._configured, activation=CONFIGURED))
+        self.configured = self._compile_point(point)
+        self.swap(Snapshot(compiled=self.configured, activation=CONFIGURED))
 
     def _compile_point(self, point: OperatingPoint) -> CompiledPolicy:
         return CompiledPolicy(self._surface, configured_policy(self._surface, point.scalarization_M))
 
     def configure(self, point: OperatingPoint) -> None:
         """New configured values: they are version 0, in force as long as nothing else is."""
-        self._configured = self._compile_point(point)
+        self.configured = self._compile_point(point)
         if self.snapshot.policy.version == 0:
-            self.swap(Snapshot(compiled=self._configured, activation=self.snapshot.activation))
+            self.swap(Snapshot(compiled=self.configured, activation=self.snapshot.activation))
 
     def swap(self, snapshot: Snapshot) -> None:
         """Put another policy in force, whole."""
+        self.watch.begin(snapshot.policy)
         self.snapshot: Snapshot = snapshot
-        self._metrics.set_version(snapshot.policy.version)
+        self.metrics.set_policy(snapshot.policy)
 
     def assign(self, request: WeightsRequest, *, explorable: bool) -> Assignment:
         """What a request gets.
@@ -95,7 +93,7 @@ class Policies:
         )
         explores, self._bucket = take(snapshot.policy.exploration, self._bucket, wanted=wanted)
         if wanted:
-            self._metrics.count_exploration(capped=not explores)
+            self.metrics.count_exploration(capped=not explores)
         assigned = assign(
             compiled,
             elapsed_s=snapshot.elapsed_s(self._now()),
@@ -104,11 +102,13 @@ class Policies:
             cohort=request.cohort,
             explores=explores,
         )
-        self._metrics.count_arm(assigned.arm)
+        self.metrics.count_arm(assigned.arm)
         return assigned
 
     def record(self, assigned: Assignment, decision: Decision, *, added_s: float = 0.0) -> None:
-        """Take note of how a request went."""
+        """Take note of how a request went: what the ramp is watched by."""
+        self.watch.record(self._now(), assigned, decision, added_s=added_s)
 
     def record_failure(self, assigned: Assignment) -> None:
         """Take note of a request that got no ranking."""
+        self.watch.record(self._now(), assigned, None)

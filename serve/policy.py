@@ -262,6 +262,20 @@ class Policy(PolicyBody):
     """Whether it was applied although it is not on that frontier."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """One line of the activation log: from then on this version was in force."""
+
+    sequence: int
+    version: int
+    at: float
+    """Unix time in seconds."""
+    author: str
+    reason: str
+    ramp_offset_s: float = 0.0
+    """How far the policy's ramp had come already, when it was in force before."""
+
+
 _Body = TypeVar("_Body", bound=BaseModel)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve.decide import Reason, Source
+from serve.policy_schema import StoreState
 from serve.requests import DEFAULT_K, MAX_NAME
 
 Name = Annotated[str, Field(max_length=MAX_NAME)]
@@ -128,4 +129,5 @@ class Readiness(BaseModel):
     """Why the value network is not in use; null when it is."""
     value_network: list[ServerState]
     ranker: list[ServerState]
+    policy: StoreState
     surface_fingerprint: str

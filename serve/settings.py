@@ -10,6 +10,7 @@ from typing import Any
 
 from serve.config import SidecarConfig, read_settings
 from serve.links import require_fitting_model
+from serve.policy_settings import access_settings, policy_store_settings
 from triton_models.errors import ConfigurationError, RepositoryError
 from triton_models.frontier import Frontier, load_frontier
 from triton_models.repository import read_model
@@ -47,10 +48,14 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         data["scalarization"] = scalarization
     if options.no_control:
         data["control"] = False
-    given = {"host": options.host, "port": options.port}
-    data["http"] = http | {name: value for name, value in given.items() if value is not None}
+    listen = {"host": options.host, "port": options.port}
+    data["http"] = http | {name: value for name, value in listen.items() if value is not None}
     if options.replicas is not None:
         data["num_replicas"] = options.replicas
+    data["access"] = _section(options, data, "access") | access_settings(options)
+    if options.policy_store:
+        given = _section(options, data, "policy_store")
+        data["policy_store"] = given | policy_store_settings(options.policy_store)
     SidecarConfig.from_dict(data, source=str(options.config) if options.config else "options")
     return data
 

@@ -44,6 +44,7 @@ from serve.links import ServerLink, ValueLinks
 from serve.metrics import Metrics
 from serve.policies import Policies
 from serve.policy import Assignment
+from serve.policy_keeper import PolicyKeeper
 from serve.requests import RankRequest, WeightsRequest
 from serve.transport import Headers
 from triton_models.encoding import StateTensors, encode_state
@@ -130,6 +131,7 @@ class Sidecar:
             surface, {"scalarization": config.scalarization, "control": config.control}
         )
         self.policies = Policies(config, self.point, self.metrics)
+        self.keeper = PolicyKeeper(config, self.policies)
         self._clock = clock
         if value_clients is None:
             value_clients = [TritonValueClient(surface, network, address) for address in network.addresses]
@@ -157,11 +159,13 @@ class Sidecar:
     # ------------------------------------------------------------------ life
 
     async def start(self) -> None:
-        """Start watching the value-network servers."""
+        """Take up the policy in force, start watching the value-network servers."""
+        await asyncio.to_thread(self.keeper.start)
         await self.links.start()
 
     async def stop(self) -> None:
         """Let calls in flight end, then close the connections."""
+        await asyncio.to_thread(self.keeper.stop)
         if self.config.ranker is not None:
             await self._ranker_lane.drain(DRAIN_S)
         await self.links.stop()
@@ -195,7 +199,7 @@ class Sidecar:
         """
         begun = self._begin(request)
         answer = await self._rank(request, begun, headers)
-        if isinstance(answer, Failure):
+        if isinstance(answer, Failure) and answer.type != "no_ranker":
             self.policies.record_failure(begun.assigned)
         return answer
 
@@ -407,6 +411,7 @@ class Sidecar:
             "degraded": degraded,
             "value_network": self.links.describe(),
             "ranker": rankers,
+            "policy": self.keeper.describe(),
             "surface_fingerprint": self.config.surface.fingerprint,
         }
 

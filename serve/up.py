@@ -15,10 +15,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from serve.access import Access
 from serve.clients import TritonValueClient
 from serve.cluster import base_url, ray_running, sidecar_deployed
 from serve.config import SidecarConfig
 from serve.links import require_fitting_model
+from serve.policy_keeper import require_openable
 from serve.settings import settings_of
 from triton_models.doors import StopSignals, say
 from triton_models.errors import ConfigurationError, ServerError, UpstreamUnavailableError
@@ -43,6 +45,9 @@ def run_up(options: argparse.Namespace) -> int:
         _claim_port(data["http"])
         # Addresses are filled in below; nothing of Ray depends on them.
         early = SidecarConfig.from_dict(data)
+        if not options.ray_address:  # elsewhere the secrets are the replicas' own
+            require_openable(early)
+            Access(early.access)
         stack.enter_context(ray_running(early, ray_address=options.ray_address))
         stack.enter_context(stop.installed())  # Ray put handlers of its own in place
         if options.repository:

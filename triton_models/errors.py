@@ -20,6 +20,8 @@
     │   ├── PolicyConflictError   ... because somebody else has changed it meanwhile
     │   └── PolicyNotFoundError   ... because there is none of that number, or none before it
     ├── StoreError                the policy store does not answer
+    ├── AccessError               nobody who may ask: no token, or one that is not known
+    │   └── ForbiddenError        ... because the token's role does not reach so far
     ├── SimulationError           a simulated feed that was asked for the impossible
     ├── BenchmarkError            a benchmark that failed or could not be run
     ├── RequestError              a request to the sidecar that cannot be served as it is (422)
@@ -107,6 +109,14 @@ class PolicyNotFoundError(PolicyError):
 
 class StoreError(PutsError):
     """The policy store cannot be reached, or what it holds cannot be read."""
+
+
+class AccessError(PutsError):
+    """A request without a token, or with one that is not known; HTTP 401."""
+
+
+class ForbiddenError(AccessError):
+    """A request whose token does not allow it; HTTP 403."""
 
 
 class SimulationError(PutsError):

@@ -254,12 +254,21 @@ def load_frontier(path: str | Path) -> Frontier:
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise FrontierError(f"{file}: cannot be read as JSON: {error}") from error
+    return parse_frontier(data, source=str(file))
+
+
+def parse_frontier(data: object, *, source: str) -> Frontier:
+    """A frontier out of plain data.
+
+    Raises:
+        FrontierError: it is damaged, empty, or contradicts itself; one line that names ``source``.
+    """
     try:
         return Frontier.model_validate(data)
     except ValidationError as error:
-        raise FrontierError(f"{file}: not a frontier: {describe_validation_error(error)}") from error
+        raise FrontierError(f"{source}: not a frontier: {describe_validation_error(error)}") from error
     except PutsError as error:
-        raise FrontierError(f"{file}: not a frontier: {error}") from error
+        raise FrontierError(f"{source}: not a frontier: {error}") from error
 
 
 def _refuse_constant(name: str) -> None:

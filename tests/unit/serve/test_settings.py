@@ -74,7 +74,8 @@ def test_a_frontier_says_which_run_is_expected(tmp_path: Path) -> None:
     data = frontier_data(SURFACE)
     data["run"]["run_id"] = "run-a"
     (tmp_path / "frontier.json").write_text(json.dumps(data))
-    names = "config repository ranker ranker_repository budget_ms surface scalarization operating_point"
+    names = "config repository ranker ranker_repository budget_ms surface scalarization operating_point "
+    names += "policy_store operator_tokens viewer_tokens allow_local_changes"
     options = argparse.Namespace(**dict.fromkeys([*names.split(), "no_control", "host", "port", "replicas"]))
     options.triton, options.frontier = "127.0.0.1:1", tmp_path
     config = SidecarConfig.from_dict(settings_of(options))
