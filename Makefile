@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RUN_DIR ?= .run
 
-.PHONY: help install demo up down test test-unit lint clean
+.PHONY: help install demo up down test test-unit lint audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,7 +33,10 @@ lint: install ## style, types and import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: lint ## everything CI runs: the real Ray, tritonserver and Chromium in it
+audit: install ## known vulnerabilities in the pinned dependencies; says NOT AUDITED where no database answers
+	$(BIN)/python .ci/audit.py
+
+test: lint audit ## everything CI runs: the real Ray, tritonserver and Chromium in it
 	$(BIN)/python -m pytest tests/system tests/integration tests/unit --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 test-unit: install ## the part without Ray and Triton, under a minute
