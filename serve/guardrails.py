@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from serve.decide import Decision, Reason
-from serve.policy import Assignment, Guardrails, Id, Policy
+from serve.policy import Assignment, Guardrails, Id, Number, Policy
 from triton_models.surface import FiniteFloat
 
 NETWORK_REASONS: frozenset[Reason] = frozenset(
@@ -60,7 +60,7 @@ class MetricReport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    policy_version: Annotated[int, Field(ge=0)]
+    policy_version: Number
     metric: Id
     lift: FiniteFloat
     """Relative difference: 0.013 is +1.3 %."""

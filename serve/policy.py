@@ -46,7 +46,10 @@ SHARE_TOLERANCE = 1e-9
 STATIC: Literal["static"] = "static"
 
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=64)]
-Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Text = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00]*$")]
+"""PostgreSQL's text has no NUL."""
+Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""A version or a sequence, as wide as the databases' integers."""
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Entry = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -250,7 +253,7 @@ class PolicyBody(_Frozen):
 class Policy(PolicyBody):
     """A numbered policy; it never changes."""
 
-    version: Annotated[int, Field(ge=0)]
+    version: Number
     author: Text
     reason: Text
     created_at: FiniteFloat

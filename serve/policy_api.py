@@ -113,6 +113,11 @@ async def read_model(request: Request, model: type[_Model]) -> _Model:
     """
     limits = _sidecar(request).config.limits
     body = await read_body(request, limits.model_copy(update={"body_bytes": MAX_POLICY_BYTES}))
+    # Exclusion lists and frontiers can be long; requests are not to wait for their parsing.
+    return await asyncio.to_thread(_parse_body, body, model)
+
+
+def _parse_body(body: bytes, model: type[_Model]) -> _Model:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:

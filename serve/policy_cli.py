@@ -17,12 +17,15 @@ from triton_models.frontier import Frontier, load_frontier
 from triton_models.yaml_files import load_yaml
 
 TOKEN_VARIABLE = "PUTS_TOKEN"
+URL_VARIABLE = "PUTS_URL"
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 KEPT = ("salt", "exploration", "excluded", "guardrails")
 """What a new operating point takes over from the policy in force."""
+
+MOST_ACTIVATIONS = 20
 
 CONTROL = "control"
 """Name of the arm of the users whom a ramp has not reached."""
@@ -33,13 +36,17 @@ def add_policy_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPa
     policy = subparsers.add_parser("policy", help="operating policies of a running sidecar")
     commands = policy.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--url", default=DEFAULT_URL, help=f"the sidecar (default: {DEFAULT_URL})")
+    common.add_argument(
+        "--url",
+        default=os.environ.get(URL_VARIABLE, DEFAULT_URL),
+        help=f"the sidecar (default: ${URL_VARIABLE}, or {DEFAULT_URL})",
+    )
     common.add_argument(
         "--token",
         metavar="SOURCE",
         help=f"FILE or env:NAME that holds the token (default: env:{TOKEN_VARIABLE}, if set)",
     )
-    listed = commands.add_parser("list", parents=[common], help="all policies, newest first")
+    listed = commands.add_parser("list", parents=[common], help="all policies, and what was in force when")
     listed.set_defaults(command=_list)
     show = commands.add_parser("show", parents=[common], help="a policy; without a number the one in force")
     show.add_argument("version", nargs="?", type=int)
@@ -87,11 +94,18 @@ def _list(options: argparse.Namespace) -> int:
     listed, current = client.get("/v1/policies"), client.get("/v1/policy")
     for policy in listed["policies"]:
         mark = "*" if policy["version"] == current["version"] else " "
-        day = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(policy["created_at"]))
-        say(f"{mark} {policy['version']:>5}  {day}  {policy['author']}: {policy['reason']}")
+        moment = _moment(policy["created_at"])
+        say(f"{mark} {policy['version']:>5}  {moment}  {policy['author']}: {policy['reason']}")
     if current["version"] == 0:
         say("*     0  the sidecar's configuration")
+    say("in force, newest first:")
+    for one in listed["activations"][:MOST_ACTIVATIONS]:
+        say(f"  {one['version']:>5}  {_moment(one['at'])}  {one['author']}: {one['reason']}")
     return 0
+
+
+def _moment(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(unix_s))
 
 
 def _show(options: argparse.Namespace) -> int:

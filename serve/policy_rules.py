@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from serve.policy import STATIC, Policy, PolicyBody, Text, parse
+from serve.policy import STATIC, Number, Policy, PolicyBody, Text, parse
 from triton_models.errors import FrontierError, PolicyError, SurfaceMismatchError
 from triton_models.frontier import Frontier, Point, parse_frontier
 from triton_models.surface import Surface
@@ -33,7 +33,7 @@ class Change(BaseModel):
     """The surface that the policy is meant for; another one is refused."""
     force_reason: Text | None = None
     """Why a policy that is not on the frontier is applied all the same."""
-    expected_sequence: Annotated[int, Field(ge=0)] | None = None
+    expected_sequence: Number | None = None
     """Number of the activation that the change was made for; another one meanwhile is a conflict."""
 
 
@@ -44,9 +44,9 @@ class Return(BaseModel):
 
     reason: Text
     author: Text | None = None
-    version: Annotated[int, Field(ge=0)] | None = None
+    version: Number | None = None
     """Null: the policy before the one in force."""
-    expected_sequence: Annotated[int, Field(ge=0)] | None = None
+    expected_sequence: Number | None = None
 
 
 def read_frontier(data: object, surface: Surface) -> Frontier:

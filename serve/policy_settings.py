@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +30,34 @@ def add_policy_options(up: argparse.ArgumentParser) -> None:
     )
 
 
-def policy_store_settings(url: str) -> dict[str, Any]:
+def policy_store_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """The store, and where its last policy is kept for a restart without it.
 
     Paths are made absolute: replicas have working directories of their own.
     """
-    if url.startswith(SQLITE) and len(url) > len(SQLITE) and not url.startswith(f"{SQLITE}:"):
-        file = Path(url.removeprefix(SQLITE)).expanduser().absolute()
-        return {"url": f"{SQLITE}{file}", "local_copy": f"{file}.last.json"}
-    if url.startswith("file:"):
-        url = f"file:{Path(url.removeprefix('file:')).expanduser().absolute()}"
+    url = str(given.get("url", ""))
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     name = hashlib.sha256(url.encode()).hexdigest()[:16]
-    return {"url": url, "local_copy": str(state / "prl-puts" / f"policy-{name}.json")}
+    copy = str(state / "prl-puts" / f"policy-{name}.json")
+    if url.startswith(SQLITE) and len(url) > len(SQLITE) and not url.startswith(f"{SQLITE}:"):
+        file = _absolute(url.removeprefix(SQLITE))
+        url, copy = f"{SQLITE}{file}", f"{file}.last.json"
+    elif url.startswith("file:"):
+        url = f"file:{_absolute(url.removeprefix('file:'))}"
+    return {"local_copy": copy, **given, "url": url}
 
 
-def access_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The sources of tokens that were given."""
-    found: dict[str, Any] = {}
+def access_settings(options: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The sources of tokens, paths made absolute."""
+    found = dict(given)
     for name in ("operator_tokens", "viewer_tokens"):
-        source = getattr(options, name)
+        source = getattr(options, name) or found.get(name)
         if source:
-            found[name] = source if source.startswith("env:") else str(Path(source).expanduser().absolute())
+            found[name] = source if str(source).startswith("env:") else _absolute(str(source))
     if options.allow_local_changes:
         found["allow_local_changes"] = True
     return found
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())

@@ -52,10 +52,12 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     data["http"] = http | {name: value for name, value in listen.items() if value is not None}
     if options.replicas is not None:
         data["num_replicas"] = options.replicas
-    data["access"] = _section(options, data, "access") | access_settings(options)
-    if options.policy_store:
-        given = _section(options, data, "policy_store")
-        data["policy_store"] = given | policy_store_settings(options.policy_store)
+    data["access"] = access_settings(options, _section(options, data, "access"))
+    store = _section(options, data, "policy_store")
+    if options.policy_store or store:
+        data["policy_store"] = policy_store_settings(
+            store | ({"url": options.policy_store} if options.policy_store else {})
+        )
     SidecarConfig.from_dict(data, source=str(options.config) if options.config else "options")
     return data
 

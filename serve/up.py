@@ -136,6 +136,8 @@ def _announce(config: SidecarConfig, ready_file: Path | None) -> None:
     route = "rank" if config.ranker is not None else "weights"
     example = json.dumps(example_request(config))
     say(f"sidecar at {address} (Ctrl-C or SIGTERM ends it)")
+    if config.policy_store is not None:
+        say(f"policies: {config.policy_store.url}, last one kept in {config.policy_store.local_copy}")
     say(f"try: curl -s {address}/v1/{route} -H 'content-type: application/json' -d '{example}'")
     if ready_file is None:
         return

@@ -140,6 +140,14 @@ def test_the_sidecar_answers_what_the_readme_says(sidecar: None, steps: Path, po
     assert summary["failures"] == 0
 
 
+@pytest.mark.timeout(400)
+def test_the_policy_of_the_running_sidecar(sidecar: None, steps: Path, port: int) -> None:
+    output = run(block("policy", port=port), steps)
+    assert "policy 1 is in force (it was 0)" in output
+    assert '"share": 0.01' in output
+    assert "policy 0 is in force again (it was 1)" in output
+
+
 @pytest.fixture(scope="module")
 def distilled(steps: Path) -> Path:
     run(block("distil"), steps)
