@@ -144,6 +144,7 @@ def analyse(
         },
         first_decision=design.window[0].isoformat(),
         last_decision=design.window[1].isoformat(),
+        latest_version=design.latest_version,
         confidence=settings.confidence,
         interval=DeltaMethod.name,
         control=design.control,

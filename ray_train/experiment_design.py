@@ -50,6 +50,8 @@ class Design:
     """λ that value-network answers used, by arm, version and cohort."""
     window: Window
     """First and last decision, both inclusive."""
+    latest_version: int
+    """Policy version of the last decision."""
     frontiers: frozenset[str]
     """Fingerprints of the frontiers that the policies came from."""
     explored: int
@@ -110,6 +112,7 @@ def read_design(surface: Surface, source: Source, rules: Attribution, control: s
             for arm, version, cohort, _ in merged.sources
         },
         window=(as_datetime(merged.first), as_datetime(merged.last)),
+        latest_version=merged.latest,
         frontiers=frozenset(merged.frontiers),
         explored=merged.explored,
     )
@@ -146,6 +149,7 @@ class _Seen:
         self.frontiers: set[str] = set()
         self.explored = 0
         self.first, self.last = np.datetime64("9999-01-01", "us"), np.datetime64("0001-01-01", "us")
+        self.latest = 0
 
     @classmethod
     def together(cls, parts: Iterable[_Seen]) -> _Seen:
@@ -157,6 +161,7 @@ class _Seen:
                 whole.choices.setdefault(key, set()).update(choices)
             whole.frontiers |= part.frontiers
             whole.explored += part.explored
+            whole.latest = part.latest if part.last > whole.last else whole.latest
             whole.first, whole.last = min(whole.first, part.first), max(whole.last, part.last)
         return whole
 
@@ -171,8 +176,10 @@ def _of_unit(surface: Surface, source: Source, unit: Unit, rules: Attribution) -
         table, t = table.filter(pa.array(closed & ~explored)), t[closed & ~explored]
         if not table.num_rows:
             continue
-        seen.first, seen.last = min(seen.first, t.min()), max(seen.last, t.max())
         keys = _keys(table)
+        if t.max() > seen.last:
+            seen.latest = keys.column("version")[int(t.argmax())].as_py()
+        seen.first, seen.last = min(seen.first, t.min()), max(seen.last, t.max())
         for row in (
             keys.group_by(["arm", "version", "cohort", "source"]).aggregate([([], "count_all")]).to_pylist()
         ):

@@ -128,6 +128,8 @@ class Experiment(_Frozen):
     attribution: dict[str, Any]
     first_decision: str
     last_decision: str
+    latest_version: Count
+    """Policy version of the last decision: the one in force, if the log is recent."""
     confidence: Annotated[float, Field(gt=0, lt=1)]
     interval: str
     """How intervals are made."""

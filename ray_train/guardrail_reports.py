@@ -1,4 +1,7 @@
-"""Measured lifts of the guardrail metrics, told to a running sidecar, which ends a ramp that breaches one."""
+"""Measured lifts, told to a running sidecar, which ends a ramp that breaches a limit of its policy.
+
+The sidecar takes what is about the ramp in force, so only the latest policy version is told.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ TIMEOUT_S = 10.0
 
 def prepare_reporting(
     url: str | None, token_file: str | None, arm: str | None
-) -> Callable[[Experiment], int] | None:
-    """How to report, checked before the long work; None if nothing is to be reported.
+) -> Callable[[Experiment], str] | None:
+    """How to report, and what came of it in a line; None if nothing is to be. Checked before the long work.
 
     Raises:
         ConfigurationError: the URL is none, or there is no token to be read.
@@ -40,11 +43,13 @@ def prepare_reporting(
         raise ConfigurationError(f"--token-file {token_file}: expected one token")
     reporter = Reporter(url=url.rstrip("/") + PATH, token=token)
 
-    def send(experiment: Experiment) -> int:
+    def send(experiment: Experiment) -> str:
         bodies = list(report_bodies(experiment, reported_arm(experiment, arm)))
         for body in bodies:
-            reporter.post(body)
-        return len(bodies)
+            answer = reporter.post(body)
+            if answer.get("rolled_back"):
+                return f"reported to {url}, which ended the ramp: {answer.get('reason')}"
+        return f"reported: {len(bodies)} lifts of policy version {experiment.latest_version} to {url}"
 
     return send
 
@@ -59,12 +64,12 @@ class Reporter:
     def __repr__(self) -> str:  # the token stays out of logs
         return f"Reporter(url={self.url!r})"
 
-    def post(self, body: dict[str, Any]) -> None:
-        """Tell one lift.
+    def post(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Tell one lift; the sidecar's answer.
 
         Raises:
             UpstreamUnavailableError: the sidecar does not answer.
-            UpstreamInvalidError: it refuses; with its reason.
+            UpstreamInvalidError: it refuses, with its reason; or what answers is no sidecar.
         """
         request = urllib.request.Request(
             self.url,
@@ -73,12 +78,16 @@ class Reporter:
             method="POST",
         )
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S):
-                return
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                return dict(json.loads(answer.read()))
         except urllib.error.HTTPError as error:
             with error:
                 reason = " ".join(error.read(500).decode(errors="replace").split())[:200]
             raise UpstreamInvalidError(f"{self.url}: refused with {error.code}: {reason}") from error
+        except (ValueError, TypeError) as error:
+            raise UpstreamInvalidError(
+                f"{self.url}: the answer is no JSON object; is it a sidecar?"
+            ) from error
         except OSError as error:
             raise UpstreamUnavailableError(f"{self.url}: cannot be reached ({error})") from error
 
@@ -98,16 +107,14 @@ def reported_arm(experiment: Experiment, arm: str | None) -> str:
 
 
 def report_bodies(experiment: Experiment, arm: str) -> Iterator[dict[str, Any]]:
-    """What to post: every metric's lift that is known, by policy version."""
-    ratios = experiment.sample_ratios
-    for version in [ratio.policy_version for ratio in ratios]:
-        cell = experiment.cell(arm, version if len(ratios) > 1 else None)
-        for name in experiment.surface_object.metrics if cell is not None else ():
-            effect = cell.effects[name]  # type: ignore[union-attr]  # not None: see above
-            if effect.lift is not None and effect.interval is not None:
-                yield {
-                    "policy_version": version,
-                    "metric": name,
-                    "lift": effect.lift,
-                    "interval": list(effect.interval),
-                }
+    """What to post: every outcome's lift that is known, under the latest policy version."""
+    version = experiment.latest_version
+    cell = experiment.cell(arm, version if experiment.versions else None)
+    for name, effect in cell.effects.items() if cell is not None else ():
+        if effect.lift is not None and effect.interval is not None:
+            yield {
+                "policy_version": version,
+                "metric": name,
+                "lift": effect.lift,
+                "interval": list(effect.interval),
+            }

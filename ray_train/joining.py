@@ -280,7 +280,7 @@ def _staged_remote(filesystem: pafs.FileSystem, final: str) -> Iterator[str]:
         yield folder
         try:
             filesystem.move(folder, final)
-        except (OSError, pa.ArrowException):
+        except (OSError, NotImplementedError, pa.ArrowException):
             filesystem.create_dir(final)
             found = filesystem.get_file_info(pafs.FileSelector(folder))
             for item in sorted(found, key=lambda item: item.base_name == SUMMARY):

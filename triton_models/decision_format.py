@@ -40,8 +40,8 @@ longer than N is cut to its newest N entries *of the surface's action types*, as
 entries of other types are left out before that.
 
 **Event**, one row per engagement (:func:`event_schema`); the company writes it: ``request_id``,
-``timestamp``, ``event`` (an objective or a metric), ``value`` (null: 1), ``event_id`` (null: no two rows
-are taken for the same event).
+``timestamp``, ``event`` (an objective or a metric), ``value`` (null: 1), ``event_id`` (rows of a request
+with the same one are one event; null: rows that agree in everything are).
 
 ``user_embedding`` is a plain list although its length is fixed: Arrow up to 25 writes null fixed-size lists
 to Parquet and cannot read them back (apache/arrow issue 35692). Entries of the history are never null.

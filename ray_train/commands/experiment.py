@@ -43,7 +43,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="limit of an outcome's lift, such as 'successful_session>=-0.01' or 'hide<=2%%'; repeatable",
     )
     add("--confidence", type=float, default=0.95, help="confidence of each interval")
-    add("--report-to", metavar="URL", help="sidecar to tell the metrics' lifts, for its guardrail watch")
+    add(
+        "--report-to",
+        metavar="URL",
+        help="sidecar to tell the lifts under the latest policy version, for its guardrail watch",
+    )
     add("--report-arm", metavar="ARM", help="whose lifts to tell it; needed with more than one treatment arm")
     add("--token-file", metavar="FILE", help="file with the operator token for --report-to")
     add_attribution_options(parser)
@@ -72,8 +76,7 @@ def run(options: argparse.Namespace) -> None:
     for name in (EXPERIMENT, PAGE):
         console.print(f"written: {out / name}", soft_wrap=True, highlight=False)
     if send is not None:
-        count = send(experiment)
-        console.print(f"reported: {count} lifts to {options.report_to}", soft_wrap=True, highlight=False)
+        console.print(send(experiment), soft_wrap=True, highlight=False, markup=False)
 
 
 def _analyse(options: argparse.Namespace) -> Experiment:

@@ -51,7 +51,9 @@ def experiment(world: Path, out: Path, *arguments: str) -> int:
 
 
 @contextmanager
-def sidecar(code: int = 200) -> Iterator[tuple[str, list[tuple[str, str | None, Any]]]]:
+def sidecar(
+    code: int = 200, *, ends: bool = False
+) -> Iterator[tuple[str, list[tuple[str, str | None, Any]]]]:
     """Its address, and what was posted: path, authorization, body."""
     seen: list[tuple[str, str | None, Any]] = []
 
@@ -61,7 +63,7 @@ def sidecar(code: int = 200) -> Iterator[tuple[str, list[tuple[str, str | None, 
             seen.append((self.path, self.headers["authorization"], body))
             self.send_response(code)
             self.end_headers()
-            self.wfile.write(b"because")
+            self.wfile.write(b"because" if code != 200 else json.dumps({"rolled_back": ends}).encode())
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -87,10 +89,10 @@ def test_the_true_lifts_are_found_checked_and_reported(
         assert experiment(world, tmp_path, *arguments, *told) == 0
     shown = capsys.readouterr().out
     assert "secret" not in shown
-    assert "reported: 2 lifts" in shown
+    assert "reported: 3 lifts of policy version 2" in shown
     assert [(path, token) for path, token, _ in seen] == [
         ("/v1/policy/guardrail-metrics", "Bearer secret-of-the-operator")
-    ] * 2
+    ] * 3
     found = load_experiment(tmp_path)
     assert found.arms == ("control", "knee")  # the static one is the control
     cell = found.cell("knee")
@@ -151,6 +153,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_the_end_of_a_ramp_is_said(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with sidecar(ends=True) as (url, seen):
+        assert experiment(world, tmp_path, "--report-to", url, "--token-file", str(world / "token")) == 0
+    assert "which ended the ramp" in capsys.readouterr().out
+    assert len(seen) == 1
 
 
 def test_a_sidecar_that_refuses_is_named_after_the_report_is_written(

@@ -52,6 +52,7 @@ def design(*arms: TrueArm, versions: int = 1) -> Design:
             for c in SURFACE.cohorts
         },
         window=(START, START + timedelta(days=7)),
+        latest_version=versions,
         frontiers=frozenset(),
         explored=0,
     )
@@ -344,11 +345,10 @@ def test_what_is_reported_to_the_sidecar() -> None:
     found = experiment([STATIC, KNEE], users=300, versions=2)
     bodies = list(report_bodies(found, reported_arm(found, None)))
     assert [(body["policy_version"], body["metric"]) for body in bodies] == [
-        (1, "successful_session"),
-        (2, "successful_session"),
+        (2, name) for name in found.outcomes
     ]
     cell = found.cell("knee", 2)
     assert cell is not None
-    assert bodies[1]["lift"] == cell.effects["successful_session"].lift
+    assert bodies[2]["lift"] == cell.effects["successful_session"].lift
     with pytest.raises(ConfigurationError, match="expected one of knee"):
         reported_arm(found, "static")
