@@ -39,6 +39,7 @@ def _add_up(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     up.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     up.add_argument("--port", type=int, help="port to listen on, 0 is a free one (default: 8000)")
     up.add_argument("--replicas", type=int, help="replicas of the sidecar (default: 1)")
+    up.add_argument("--decision-log", metavar="DIR", help="log decisions as Parquet into this folder")
     up.add_argument("--config", type=Path, help="YAML with any setting of serve.config.SidecarConfig")
     up.add_argument("--ray-address", help="join this Ray cluster instead of starting one")
     up.add_argument("--ready-file", type=Path, help="write {address, pid, triton, ranker} here when ready")

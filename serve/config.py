@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from serve.access import AccessConfig, is_loopback
 from serve.breaker import BreakerConfig
+from serve.decision_log_config import DecisionLogConfig
 from serve.logs import LogConfig
 from triton_models.errors import ConfigurationError, PutsError, ScalarizationError, SurfaceError
 from triton_models.surface import Surface, describe_validation_error, load_surface, load_yaml
@@ -187,6 +188,8 @@ class SidecarConfig(_Frozen):
     """None: the configuration's scalarization is the policy, and it has no versions."""
     access: AccessConfig = AccessConfig()
     logs: LogConfig = LogConfig()
+    decision_log: DecisionLogConfig | None = None
+    """None: decisions are not logged."""
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:

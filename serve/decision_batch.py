@@ -5,7 +5,7 @@ Shape legend: n records, D user embedding, E item embedding, N history length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from serve.decision_record import EXPLORATION, DecisionRecord
+from serve.pseudonyms import Rename
 from triton_models.surface import HistorySpec, Surface
-
-Rename = Callable[[str], str]
-"""User id → what is written of it."""
 
 
 def to_batch(

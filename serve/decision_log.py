@@ -16,25 +16,22 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from serve.decision_batch import Rename
 from serve.decision_log_config import DecisionLogConfig
-from serve.decision_record import DecisionRecord, log_probability, make_record, pseudonym, sampled
+from serve.decision_record import DecisionRecord, log_probability, make_record, sampled
+from serve.pseudonyms import make_rename
 from serve.requests import WeightsRequest
 from serve.segments import SegmentStore
 from serve.shipper import Shipper
 from serve.spool_writer import DROP_REASONS, DropReason, SpoolWriter
 from triton_models.encoding import StateTensors
-from triton_models.errors import ConfigurationError
 from triton_models.surface import Surface
 from triton_models.tensors import state_specs
 
@@ -50,23 +47,6 @@ TAKE = 256
 
 SHIPPER_S = 0.1
 """How often the shipper looks whether there is something to do."""
-
-
-def make_rename(config: DecisionLogConfig) -> Rename | None:
-    """How user ids are written.
-
-    Raises:
-        ConfigurationError: they are to be hashed and there is no salt.
-    """
-    if config.user_ids == "raw":
-        return None
-    salt = os.environ.get(config.user_salt_variable, "").encode()
-    if not 1 <= len(salt) <= 64:
-        raise ConfigurationError(
-            f"decision_log.user_ids is hashed: expected a salt of 1 to 64 bytes in the environment variable "
-            f"{config.user_salt_variable}, got {len(salt)} bytes"
-        )
-    return partial(pseudonym, salt=salt)
 
 
 class DecisionLog:

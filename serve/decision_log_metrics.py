@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from serve.config import SidecarConfig
 from serve.decision_log import DecisionLog
 from serve.spool_writer import DROP_REASONS
 
@@ -75,3 +76,14 @@ class DecisionLogMetrics:
     def _new(self, name: str, value: int) -> int:
         before, self._seen[name] = self._seen.get(name, 0), value
         return value - before
+
+
+def open_decision_log(config: SidecarConfig, registry: CollectorRegistry) -> DecisionLog | None:
+    """The decision log of a sidecar's configuration, its metrics beside the sidecar's; not started yet.
+
+    Raises:
+        ConfigurationError: user ids are to be hashed and there is no salt.
+    """
+    if config.decision_log is None:
+        return None
+    return DecisionLog(config.surface, config.decision_log, publish=DecisionLogMetrics(registry).publish)

@@ -105,8 +105,3 @@ def _context(surface: Surface, state: Mapping[str, Any] | None) -> tuple[str | N
     context = (state or {}).get("context") or {}
     words = (context.get(name) for name in surface.state.context)
     return tuple(word if word is None else word[:MAX_WORD] for word in words)
-
-
-def pseudonym(user_id: str, salt: bytes) -> str:
-    """A user id that only the holder of the salt can recompute: BLAKE2b keyed with it, 128 bits, hex."""
-    return blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=16, key=salt).hexdigest()

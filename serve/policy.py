@@ -314,6 +314,8 @@ class Assignment:
     """Probability of ``action`` given that the request explores."""
     ramped: bool = False
     """Whether the arm is the one whose share grows."""
+    frontier_fingerprint: str | None = None
+    """The reviewed frontier that the policy's scalarizations come from."""
 
 
 @dataclass(frozen=True)
@@ -444,6 +446,7 @@ def assign(
         action=action,
         propensity=propensity,
         ramped=ramp is not None and ramp.arm == arm.name,
+        frontier_fingerprint=compiled.policy.frontier_fingerprint,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from serve.config import SidecarConfig, read_settings
 from serve.links import require_fitting_model
 from serve.policy_settings import access_settings, policy_store_settings
+from serve.pseudonyms import make_rename
 from triton_models.errors import ConfigurationError, RepositoryError
 from triton_models.frontier import Frontier, load_frontier
 from triton_models.repository import read_model
@@ -58,7 +59,10 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         data["policy_store"] = policy_store_settings(
             store | ({"url": options.policy_store} if options.policy_store else {})
         )
-    SidecarConfig.from_dict(data, source=str(options.config) if options.config else "options")
+    data["decision_log"] = _decision_log(options, data)
+    config = SidecarConfig.from_dict(data, source=str(options.config) if options.config else "options")
+    if config.decision_log is not None:
+        make_rename(config.decision_log)  # a missing salt is told now, not by a replica that does not start
     return data
 
 
@@ -70,6 +74,22 @@ def _section(options: argparse.Namespace, data: Mapping[str, Any], name: str) ->
     if not isinstance(section, dict):
         raise ConfigurationError(f"{options.config}: {name}: expected a mapping of settings, got {section!r}")
     return dict(section)
+
+
+def _decision_log(options: argparse.Namespace, data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The section, its local folders made absolute: replicas are started elsewhere.
+
+    In a file they are relative to the file, as a surface's path is; on the command line to where we are.
+    """
+    section = _section(options, data, "decision_log")
+    base = options.config.parent if options.config else Path()
+    for name in ("folder", "spool"):
+        if isinstance(section.get(name), str) and "://" not in section[name]:
+            section[name] = str((base / section[name]).resolve())
+    if options.decision_log:
+        given = options.decision_log
+        section["folder"] = given if "://" in given else str(Path(given).resolve())
+    return section or None
 
 
 def _surface(

@@ -39,6 +39,7 @@ from serve.decide import (
     remaining_wait_s,
     static,
 )
+from serve.decision_log_metrics import open_decision_log
 from serve.fanout import Call, Clock, Lane
 from serve.links import ServerLink, ValueLinks
 from serve.metrics import Metrics
@@ -147,6 +148,7 @@ class Sidecar:
             expected_run_id=config.expected_run_id,
             clock=clock,
         )
+        self.decisions = open_decision_log(config, self.metrics.registry)
         self.rankers = list(ranker_clients)
         self._turn = 0
         if config.ranker is not None:
@@ -159,8 +161,10 @@ class Sidecar:
     # ------------------------------------------------------------------ life
 
     async def start(self) -> None:
-        """Take up the policy in force, start watching the value-network servers."""
+        """Take up the policy in force, start watching the value-network servers, and the decision log."""
         await asyncio.to_thread(self.keeper.start)
+        if self.decisions is not None:
+            self.decisions.start()
         await self.links.start()
 
     async def stop(self) -> None:
@@ -171,6 +175,8 @@ class Sidecar:
         await self.links.stop()
         for client in self.rankers:
             await client.close()
+        if self.decisions is not None:
+            await asyncio.to_thread(self.decisions.close)
 
     def apply(self, user_config: object) -> None:
         """Validate new operating values first, then swap them in, whole.
@@ -369,7 +375,7 @@ class Sidecar:
         scalarization_M = assigned.scalarization_M
         total_s = self._clock() - begun.started_s
         self.metrics.observe("total", total_s)
-        return {
+        answer = {
             "request_id": request.request_id,
             **(ranking or {}),
             "weights": dict(zip(surface.controlled_heads, decision.weights_W.tolist(), strict=True)),
@@ -390,6 +396,18 @@ class Sidecar:
                 "total": milliseconds(total_s),
             },
         }
+        if self.decisions is not None:
+            context = CURRENT.get()
+            self.decisions.record(
+                request,
+                answer,
+                route="weights" if ranking is None else "rank",
+                tensors=begun.encoded.tensors,
+                frontier_fingerprint=assigned.frontier_fingerprint,
+                run_id=race.link.run_id if race.link is not None else None,
+                trace_id=context.trace_id if context is not None else None,
+            )
+        return answer
 
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests can be answered, and what is known of everybody behind."""
@@ -413,6 +431,7 @@ class Sidecar:
             "ranker": rankers,
             "policy": self.keeper.describe(),
             "surface_fingerprint": self.config.surface.fingerprint,
+            "decision_log": None if self.decisions is None else self.decisions.describe(),
         }
 
 

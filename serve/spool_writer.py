@@ -17,9 +17,10 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-from serve.decision_batch import Rename, to_batch
+from serve.decision_batch import to_batch
 from serve.decision_log_config import DecisionLogConfig
 from serve.decision_record import DecisionRecord
+from serve.pseudonyms import Rename
 from serve.spool import Ownership, SpoolFile, SpoolName, folder_bytes, hour_of, new_owner
 from triton_models.decision_format import decision_schema
 from triton_models.surface import Surface

@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from serve.decision_log import DecisionLog
 from serve.decision_log_config import DecisionLogConfig
 from serve.decision_log_metrics import DecisionLogMetrics
-from serve.decision_record import log_probability, pseudonym, sampled
+from serve.decision_record import log_probability, sampled
+from serve.pseudonyms import pseudonym
 from serve.spool import SpoolFile, spool_files
 from tests.support.decisions import (
     STATE,
