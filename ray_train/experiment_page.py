@@ -98,7 +98,7 @@ def _ratio_cells(experiment: Experiment, ratio: SampleRatio) -> list[str]:
         if users is None:
             shares.append("–")
             continue
-        expected = f" of {100 * ratio.shares[arm]:.4g} %" if ratio.declared else ""
+        expected = f", share {100 * ratio.shares[arm]:.4g} %" if ratio.declared else ""
         shares.append(f"{users:,}\n{100 * users / total:.2f} %{expected}")
     p_value = f"{ratio.p_value:.3g}" if ratio.declared else "–"
     chi = f"{ratio.chi_square:.2f}" if ratio.declared else "–"
