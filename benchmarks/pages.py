@@ -24,7 +24,7 @@ SHOWN = 8
 STYLE = (
     COMMON_STYLE
     + """
-main{max-width:1240px}td:first-child{min-width:150px}td:last-child{white-space:normal;min-width:150px}
+main{max-width:1240px}td:first-child{min-width:150px}td{white-space:normal}td:last-child{min-width:150px}
 .bar{opacity:.55}.fault{fill:var(--bad);opacity:.12}figure.wide svg{max-width:1180px}
 li.missed{color:var(--bad);font-weight:600}li.held{color:var(--good)}
 td:first-child,th:first-child{white-space:normal}table{display:block;overflow-x:auto}

@@ -14,7 +14,7 @@ from benchmarks.chaos.faults import Fault
 from benchmarks.chaos.settings import ChaosSettings
 from benchmarks.chaos.verdicts import Verdict, verdicts
 from benchmarks.latency.blocks import Saturation
-from benchmarks.latency.measure import rate_of
+from benchmarks.latency.measure import saturation_of
 from benchmarks.load.driver import LoadRun, run_load
 from benchmarks.load.plan import Phase, Plan
 from benchmarks.load.records import Records
@@ -178,12 +178,7 @@ class Conductor:
             Phase(name=f"{n} callers", url=address, seconds=s.ladder_s, in_flight=n, seed=n) for n in s.ladder
         ]
         records = run_load(self._plan((warm, *ladder)), self.folder / name / "saturation")
-        starts = [records.began_s + s.warm_up_s + i * s.ladder_s for i in range(len(ladder))]
-        rates = {
-            phase.in_flight or 0: rate_of(records, i + 1, phase, 0.5, starts[i])
-            for i, phase in enumerate(ladder)
-        }
-        found = Saturation(rates=rates)
+        found = saturation_of(records, ladder, settle_s=0.5, begin_s=records.began_s + s.warm_up_s)
         if found.rate_per_s <= 0:
             raise BenchmarkError(f"{name}: nothing was answered: {records.counts('problem')}")
         rate = s.share * found.rate_per_s

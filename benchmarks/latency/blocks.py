@@ -21,6 +21,8 @@ FloatArray = npt.NDArray[np.float64]
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 KNEE = 0.97
+CHOSEN = 0.95
+"""Share of answers that the value network must have chosen for a rate to count as one with the control on."""
 
 
 @dataclass(frozen=True)
@@ -120,17 +122,28 @@ class Saturation:
     """What closed loops of growing width came to."""
 
     rates: Mapping[int, float]
-    """Callers → requests a second."""
+    """Callers → right answers a second."""
+    chosen: Mapping[int, float]
+    """Callers → share of them that the value network chose."""
+
+    @property
+    def counted(self) -> Mapping[int, float]:
+        """The rates at which the control really worked; all of them if it did at none.
+
+        Without this an overloaded value network would make saturation look higher: its fallbacks are cheap.
+        """
+        working = {n: rate for n, rate in self.rates.items() if self.chosen.get(n, 0.0) >= CHOSEN}
+        return working or self.rates
 
     @property
     def rate_per_s(self) -> float:
-        """The largest rate that any width reached."""
-        return max(self.rates.values())
+        """The largest rate that any width reached with the control at work."""
+        return max(self.counted.values())
 
     @property
     def in_flight(self) -> int:
         """The fewest callers that reach :data:`KNEE` of it: more of them only wait."""
-        return min(n for n, rate in self.rates.items() if rate >= KNEE * self.rate_per_s)
+        return min(n for n, rate in self.counted.items() if rate >= KNEE * self.rate_per_s)
 
 
 def order_of_arms(block: int) -> tuple[bool, bool]:

@@ -7,7 +7,7 @@ sidecar's capacity beside a bare application that makes the same two calls, all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,8 @@ class Measured:
     """P3: contestant → requests/s of each turn."""
     in_flight: int = 0
     """P3: callers."""
+    capacity_chosen: Mapping[str, float]
+    """P3: share of each sidecar's answers that the value network chose: whether it made both calls."""
     failures: int = 0
     """P3."""
     machine: Mapping[str, object]
@@ -134,11 +136,7 @@ class Bench:
             for n in s.ladder
         ]
         records = self.load([self._warm_up(address, bare=bare), *phases], f"{name} saturation")
-        rates = {
-            phase.in_flight or 0: rate_of(records, number, phase, s.settle_s, self._start(records, number))
-            for number, phase in enumerate(phases, start=1)
-        }
-        found = Saturation(rates=rates)
+        found = saturation_of(records, phases, settle_s=s.settle_s, begin_s=records.began_s + s.warm_up_s)
         if found.rate_per_s <= 0:
             raise BenchmarkError(f"{name}: nothing was answered: {records.counts('problem')}")
         self.say(
@@ -149,10 +147,6 @@ class Bench:
     def _warm_up(self, address: str, *, bare: bool = False) -> Phase:
         seconds = self.settings.warm_up_s
         return Phase(name="warm-up", url=address, seconds=seconds, in_flight=2, seed=999, bare=bare)
-
-    def _start(self, records: Records, number: int) -> float:
-        """When a phase of a saturation run began: the warm-up, then equally long ones."""
-        return records.began_s + self.settings.warm_up_s + (number - 1) * self.settings.ladder_s
 
     def paired(
         self,
@@ -222,6 +216,26 @@ class Bench:
             fallbacks=asked.counts("reason"),
             lateness_ms=(float(np.quantile(lateness, 0.5)), float(np.quantile(lateness, 0.99))),
         )
+
+
+def saturation_of(
+    records: Records, phases: Sequence[Phase], *, settle_s: float, begin_s: float
+) -> Saturation:
+    """Rates of closed phases that follow a warm-up, from ``begin_s`` on."""
+    rates: dict[int, float] = {}
+    chosen: dict[int, float] = {}
+    for number, phase in enumerate(phases, start=1):
+        callers = phase.in_flight or 0
+        rates[callers] = rate_of(records, number, phase, settle_s, begin_s)
+        chosen[callers] = 1.0 if phase.bare else chosen_share(records.where(records["phase"] == number))
+        begin_s += phase.seconds
+    return Saturation(rates=rates, chosen=chosen)
+
+
+def chosen_share(records: Records) -> float:
+    """Share of the right answers that the value network chose."""
+    right = records.where(records.ok)
+    return float((right["source"] == right.code("value_network")).mean()) if len(right) else 0.0
 
 
 def rate_of(records: Records, number: int, phase: Phase, settle_s: float, begin_s: float) -> float:

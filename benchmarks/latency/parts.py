@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency.measure import Bench, Measured, Paired, rate_of
+from benchmarks.latency.measure import Bench, Measured, Paired, chosen_share, rate_of
 from benchmarks.load.plan import Phase
 from benchmarks.sidecar.contestants import BARE, CONTESTANTS, Surroundings
 from triton_models.errors import BenchmarkError
@@ -24,18 +24,20 @@ def measure_latency(bench: Bench, machine: Mapping[str, Any]) -> Measured:
     parts = bench.settings.parts
     paired: list[Paired] = []
     capacity: dict[str, tuple[float, ...]] = {}
+    chosen: dict[str, float] = {}
     in_flight = failures = 0
     if "p1" in parts:
         paired += replayed(bench)
     if "p2" in parts:
         paired += shared(bench)
     if "p3" in parts:
-        capacity, in_flight, failures = capacities(bench)
+        capacity, chosen, in_flight, failures = capacities(bench)
     return Measured(
         settings=bench.settings,
         network=bench.materials.network,
         paired=tuple(paired),
         capacity=capacity,
+        capacity_chosen=chosen,
         in_flight=in_flight,
         failures=failures,
         machine=machine,
@@ -68,9 +70,12 @@ def shared(bench: Bench) -> list[Paired]:
     return found
 
 
-def capacities(bench: Bench) -> tuple[dict[str, tuple[float, ...]], int, int]:
-    """P3: requests/s of every contestant in turns; the callers used; failed requests.
+def capacities(
+    bench: Bench,
+) -> tuple[dict[str, tuple[float, ...]], dict[str, float], int, int]:
+    """P3: requests/s of every contestant in turns; shares chosen; the callers used; failed requests.
 
+    The sidecars are given time and calls enough never to fall back, so all contestants do the same work.
     The number of callers is the fewest with which the bare application saturates.
     """
     s, m = bench.settings, bench.materials
@@ -84,7 +89,6 @@ def capacities(bench: Bench) -> tuple[dict[str, tuple[float, ...]], int, int]:
             folder=bench.folder / "p3",
             value=value.grpc_address,
             ranker=ranker,
-            budget_ms=s.budget_ms,
         )
         running = {}
         for name, begin_one in CONTESTANTS.items():
@@ -95,6 +99,13 @@ def capacities(bench: Bench) -> tuple[dict[str, tuple[float, ...]], int, int]:
         names, phases = _turns(bench, running, callers)
         records = bench.load(phases, "p3 turns")
     rates: dict[str, list[float]] = {name: [] for name in running}
+    chosen = {
+        name: chosen_share(
+            records.where(np.isin(records["phase"], [i for i, n in enumerate(names) if n == name]))
+        )
+        for name in running
+        if name != BARE
+    }
     begin = records.began_s
     for number, (name, phase) in enumerate(zip(names, phases, strict=True)):
         if name:
@@ -103,7 +114,7 @@ def capacities(bench: Bench) -> tuple[dict[str, tuple[float, ...]], int, int]:
     wrong = int((~records.ok).sum())
     if wrong:
         bench.say(f"p3: {wrong} of {len(records)} requests failed: {records.counts('problem')}")
-    return {name: tuple(values) for name, values in rates.items()}, callers, wrong
+    return {name: tuple(values) for name, values in rates.items()}, chosen, callers, wrong
 
 
 def _turns(bench: Bench, running: Mapping[str, str], callers: int) -> tuple[list[str], list[Phase]]:

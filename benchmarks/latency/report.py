@@ -98,6 +98,7 @@ def as_json(measured: Measured) -> dict[str, Any]:
         "capacity": {
             "in_flight": measured.in_flight,
             "failures": measured.failures,
+            "chosen": dict(measured.capacity_chosen),
             "rates_per_s": {name: [round(r, 1) for r in rates] for name, rates in measured.capacity.items()},
             "ratio_to_bare": {name: ratio.as_json() for name, ratio in ratios(measured).items()},
         },
@@ -111,7 +112,10 @@ def _paired_json(one: Paired) -> dict[str, Any]:
         "title": one.title,
         "loop": one.loop,
         "share": one.share,
-        "saturation": {str(n): round(rate, 1) for n, rate in one.saturation.rates.items()},
+        "saturation": {
+            str(n): {"per_s": round(rate, 1), "chosen": round(one.saturation.chosen[n], 4)}
+            for n, rate in one.saturation.rates.items()
+        },
         "requests": one.requests,
         "failures": one.failures,
         "problems": dict(one.problems),
@@ -153,7 +157,8 @@ def _about(measured: Measured) -> str:
         f"`{machine.get('command')}`; value network: {measured.network}; {s.blocks} blocks of 2 × "
         f"{s.block_s:g} s, {s.arrivals} arrivals, latencies from when a request was due; ranker replayed: "
         f"log-normal, p50 {s.ranker_p50_ms:g} ms, p99 {s.ranker_p99_ms:g} ms; saturation: the most right "
-        f"answers a second that closed loops of up to {max(s.ladder)} callers got, fallbacks included.{quick}"
+        f"answers a second that closed loops of up to {max(s.ladder)} callers got, 95 % chosen by the "
+        f"network.{quick}"
     )
 
 
@@ -181,13 +186,14 @@ def _paired_table(paired: Sequence[Paired]) -> list[str]:
 def _capacity_table(measured: Measured) -> list[str]:
     lines = [
         f"| P3, {measured.in_flight} callers, {measured.failures} failed | requests/s, mean of turns | "
-        "lowest–highest turn | × bare |",
-        "|---|---|---|---|",
+        "lowest–highest turn | × bare | by the network |",
+        "|---|---|---|---|---|",
     ]
     for name, ratio in ratios(measured).items():
         rates = measured.capacity[name]
         lines.append(
             f"| {name} | {sum(rates) / len(rates):.0f} | {min(rates):.0f}–{max(rates):.0f} | "
-            f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] |"
+            f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] | "
+            f"{f'{measured.capacity_chosen[name]:.2%}' if name in measured.capacity_chosen else 'all'} |"
         )
     return lines

@@ -7,12 +7,17 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from benchmarks.materials import Materials
 from benchmarks.sidecar.hosting import plain_sidecar, python_server, ray_sidecar
 from serve.cluster import free_port
 
 BARE = "bare uvicorn"
 SIDECAR = "sidecar"
+
+PATIENT = {"budget_ms": 2000.0, "max_in_flight": 1024}
+"""No fallbacks: a sidecar that did not ask the value network would win against one that does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +29,6 @@ class Surroundings:
     value: str
     """gRPC address of the value network."""
     ranker: str
-    budget_ms: float
 
 
 Start = Callable[[Surroundings], AbstractContextManager[str]]
@@ -58,7 +62,7 @@ def _proxy(s: Surroundings) -> Iterator[str]:
 def _plain(s: Surroundings) -> Iterator[str]:
     config = {
         "surface": s.materials.surface.to_dict(),
-        "value_network": {"addresses": [s.value], "budget_ms": s.budget_ms},
+        "value_network": {"addresses": [s.value], **PATIENT},
         "ranker": {"addresses": [s.ranker]},
     }
     with plain_sidecar(s.folder / "plain", config) as address:
@@ -66,7 +70,10 @@ def _plain(s: Surroundings) -> Iterator[str]:
 
 
 def _arguments(s: Surroundings) -> list[str]:
-    arguments = ["--surface", str(s.materials.surface_file), "--budget-ms", str(s.budget_ms)]
+    config = s.folder / "patient.yaml"
+    s.folder.mkdir(parents=True, exist_ok=True)
+    config.write_text(yaml.safe_dump({"value_network": dict(PATIENT)}), encoding="utf-8")
+    arguments = ["--surface", str(s.materials.surface_file), "--config", str(config)]
     return [*arguments, "--triton", s.value, "--ranker", s.ranker]
 
 

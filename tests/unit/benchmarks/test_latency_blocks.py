@@ -68,9 +68,17 @@ def test_ratio_of_rates_is_paired_by_turn() -> None:
 
 
 def test_saturation_is_the_largest_rate_and_the_fewest_callers_that_reach_it() -> None:
-    found = Saturation(rates={1: 60.0, 2: 120.0, 4: 196.0, 8: 200.0, 16: 190.0})
+    rates = {1: 60.0, 2: 120.0, 4: 196.0, 8: 200.0, 16: 190.0}
+    found = Saturation(rates=rates, chosen=dict.fromkeys(rates, 1.0))
     assert found.rate_per_s == 200.0
     assert found.in_flight == 4
+
+
+def test_a_rate_of_cheap_fallbacks_is_no_saturation() -> None:
+    found = Saturation(rates={4: 190.0, 8: 200.0, 16: 900.0}, chosen={4: 1.0, 8: 0.97, 16: 0.02})
+    assert found.rate_per_s == 200.0
+    nothing_chosen = Saturation(rates={4: 190.0, 8: 200.0}, chosen={4: 0.0, 8: 0.0})
+    assert nothing_chosen.rate_per_s == 200.0
 
 
 def test_arms_alternate_so_that_drift_cancels() -> None:
@@ -94,7 +102,7 @@ def test_verdicts_say_hit_or_missed_and_how_surely(
 
 
 def measured(**changes: object) -> Measured:
-    saturation = Saturation(rates={1: 60.0, 8: 240.0})
+    saturation = Saturation(rates={1: 60.0, 8: 240.0}, chosen={1: 1.0, 8: 1.0})
     one = Paired(
         part="P1",
         title="ranker elsewhere",
@@ -115,6 +123,7 @@ def measured(**changes: object) -> Measured:
         "network": "stand-in",
         "paired": (one,),
         "capacity": {BARE: (300.0, 310.0), SIDECAR: (290.0, 291.0)},
+        "capacity_chosen": {SIDECAR: 0.999},
         "in_flight": 16,
         "machine": {"cores": 2, "cpu": "x<y", "load_average": 7.0, "time": "now", "command": "c"},
         **changes,
