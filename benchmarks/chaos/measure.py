@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,8 @@ class Conductor:
         except (PutsError, OSError) as error:
             broken[fault.name] = str(error)
             self.say(f"  {fault.title}: {error}")
+            with suppress(PutsError, OSError):
+                fault.end()  # what was begun must not reach into the next episode
             return
         works_s = time.monotonic()
         _sleep_until(works_s + s.after_s)

@@ -21,6 +21,7 @@ from benchmarks.chaos.faults import Fault
 from benchmarks.chaos.logged import log_verdicts, read_log
 from benchmarks.chaos.measure import Conductor, StageResult
 from benchmarks.chaos.policies import PolicyCaller, policy_verdict
+from benchmarks.chaos.stores import URL_VARIABLE, Store, policy_store
 from benchmarks.chaos.verdicts import Verdict
 from benchmarks.sidecar.hosting import ray_sidecar
 from benchmarks.stack import Stack
@@ -48,10 +49,10 @@ def run_operations(conductor: Conductor, ranker: StandInProcess) -> StageResult:
         value = stack.enter_context(StandInProcess("value_network", m.surface_file, Behaviour()))
         log = folder / "decisions"
         mounted = stack.enter_context(small_disk(log, conductor))
-        store = folder / "policies.db"
+        store = stack.enter_context(policy_store(folder))
         config = folder / "sidecar.yaml"
         settings = {
-            "policy_store": {"url": f"sqlite:///{store}"},
+            "policy_store": {"url": f"env:{URL_VARIABLE}"},
             "access": {"allow_local_changes": True},
             "decision_log": {
                 "folder": str(log),
@@ -65,7 +66,7 @@ def run_operations(conductor: Conductor, ranker: StandInProcess) -> StageResult:
         arguments = ["--config", str(config), "--surface", str(m.surface_file), "--replicas", str(REPLICAS)]
         arguments += ["--triton", value.address, "--ranker", ranker.address]
         arguments += ["--budget-ms", str(conductor.settings.budget_ms)]
-        with ray_sidecar(folder / "sidecar", arguments) as sidecar:
+        with ray_sidecar(folder / "sidecar", arguments, {URL_VARIABLE: store.url}) as sidecar:
             caller = PolicyCaller(sidecar.address)
             killed: list[float] = []
             groups = [
@@ -106,26 +107,20 @@ def policy_fault(caller: PolicyCaller) -> Fault:
     )
 
 
-def store_fault(caller: PolicyCaller, store: Path) -> Fault:
-    """The policy database gone: its files moved away, a folder in its place."""
-    aside = store.parent / "gone"
+def store_fault(caller: PolicyCaller, store: Store) -> Fault:
+    """The policy database gone: what is in force stays, a change is refused, and taken once it is back."""
 
     def take_away() -> None:
-        aside.mkdir(exist_ok=True)
-        for file in list(store.parent.glob(f"{store.name}*")):
-            file.rename(aside / file.name)
-        store.mkdir()
+        store.take_away()
         caller.expect_refusal()
 
     def bring_back() -> None:
-        store.rmdir()
-        for file in list(aside.iterdir()):
-            file.rename(store.parent / file.name)
-        caller.apply([0.5, 0.5])
+        store.bring_back()
+        caller.apply_when_up([0.5, 0.5])
 
     return Fault(
         name="store_gone",
-        title="policy database gone",
+        title=store.title,
         concerns="store",
         begin=take_away,
         end=bring_back,

@@ -18,6 +18,7 @@ from triton_models.errors import BenchmarkError
 
 BETWEEN_S = 1.5
 TIMEOUT_S = 10.0
+UP_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,23 @@ class PolicyCaller:
             "force_reason": "chaos has no frontier",
         }
         self._change("/v1/policies", body)
+
+    def apply_when_up(self, scalarization: Sequence[float]) -> None:
+        """The same, as soon as the store takes it.
+
+        Raises:
+            BenchmarkError: it never does.
+        """
+        deadline = time.monotonic() + UP_TIMEOUT_S
+        while True:
+            try:
+                self.apply(scalarization)
+            except BenchmarkError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
 
     def roll_back(self) -> None:
         """To the policy before.
