@@ -162,7 +162,7 @@ def replica_fault(sidecar: Stack, killed: list[float]) -> Fault:
         concerns="sidecar",
         begin=kill,
         end=wait,
-        note="callers ask once more when their connection breaks",
+        note="callers ask once more when their connection, or the proxy's to the replica, breaks",
     )
 
 

@@ -59,5 +59,6 @@ def _no_failed_ranking(outcome: Outcome) -> Verdict:
             target=target, hit=outcome.failed == 0, found=f"{found} otherwise, {outcome.refused} refused"
         )
     failed = outcome.failed + outcome.refused
+    again = f", {outcome.retried} asked twice because their connection broke" if outcome.retried else ""
     target = f"{episode.title}: no failed ranking"
-    return Verdict(target=target, hit=failed == 0, found=f"{failed} of {outcome.requests}")
+    return Verdict(target=target, hit=failed == 0, found=f"{failed} of {outcome.requests}{again}")

@@ -51,7 +51,7 @@ class Phase:
     unique: bool = False
     """Put the number of the request before its id, so that no two are the same."""
     retries: int = 0
-    """How often a caller asks again when its connection broke, as a gateway would; counted."""
+    """How often a caller asks again when its connection or the proxy's broke, as a gateway would; counted."""
 
     def __post_init__(self) -> None:
         if (self.rate_per_s is None) == (self.in_flight is None):

@@ -184,7 +184,7 @@ class Conductor(FastHttpUser):
                     response.success()
                 else:
                     response.failure(problem)
-            if status != NO_ANSWER or retries >= phase.retries:
+            if not worth_another(status, problem) or retries >= phase.retries:
                 break
             retries += 1
         if problem is not None and len(recorder.codes) > MAX_WORDS:
@@ -206,6 +206,14 @@ class Conductor(FastHttpUser):
 
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def worth_another(status: int, problem: str | None) -> bool:
+    """Whether a gateway would ask another replica: the connection broke, or the proxy says 5xx for one.
+
+    Never after a 503 of the sidecar's own, which carries a reason: the ranker's failure is the answer.
+    """
+    return status == NO_ANSWER or (status >= 500 and problem is not None and "not JSON" in problem)
 
 
 def body_of(phase: Phase, arrival: int) -> Prepared:
