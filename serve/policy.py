@@ -174,7 +174,8 @@ class Guardrails(_Frozen):
     max_error_share: Share | None = 0.05
     """Requests that got no ranking."""
     max_added_p99_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """99th percentile of the wait for the value network after the ranker had answered."""
+    """99th percentile of the wait for the value network after the ranker had answered; ``/v1/weights``, where
+    nothing is waited for beside it, counts as no wait."""
     metrics: dict[Id, MetricLimit] = Field(default_factory=dict)
     """Limits of metrics that operators or ``ray_train experiment`` report."""
 

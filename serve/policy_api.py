@@ -174,7 +174,7 @@ def add_policies(app: FastAPI, config: SidecarConfig) -> None:
     access = Access(config.access)
     routes = APIRouter(dependencies=[Depends(DESCRIBED_BEARER)] if access.has_tokens else [])
     _add_reading(routes, access)
-    _add_changing(routes, access)
+    _add_changing(routes, access, (*config.surface.metrics, *config.surface.objectives))
     app.include_router(routes)
 
     @app.api_route("/v1/policies", methods=OTHER_METHODS, include_in_schema=False)
@@ -235,13 +235,16 @@ def _add_reading(app: APIRouter, access: Access) -> None:
         return await guarded(answer())
 
 
-def _add_changing(app: APIRouter, access: Access) -> None:
+def _add_changing(app: APIRouter, access: Access, metrics: tuple[str, ...]) -> None:
     def operator(request: Request) -> Identity:
         return access.operator(
             request.headers.get("authorization"),
             peer=request.client.host if request.client else None,
             content_type=request.headers.get("content-type", ""),
         )
+
+    reported = plain_schema(MetricReport)
+    reported["properties"]["metric"]["enum"] = list(metrics)
 
     def described(model: type[BaseModel]) -> dict[str, Any]:
         return json_body(plain_schema(model))
@@ -287,7 +290,7 @@ def _add_changing(app: APIRouter, access: Access) -> None:
         "/v1/policy/guardrail-metrics",
         response_model=Reported,
         responses=CHANGE_ERRORS,
-        openapi_extra=described(MetricReport),
+        openapi_extra=json_body(reported),
     )
     async def report(request: Request) -> Response:
         """Report a guardrail metric of the ramped arm; beyond its limit it ends the ramp at once."""
@@ -296,10 +299,8 @@ def _add_changing(app: APIRouter, access: Access) -> None:
             operator(request)
             given = await read_model(request, MetricReport)
             sidecar = _sidecar(request)
-            surface = sidecar.config.surface
-            if given.metric not in (*surface.metrics, *surface.objectives):
-                known = ", ".join((*surface.metrics, *surface.objectives))
-                raise PolicyError(f"metric: {given.metric[:64]!r} is none of {known}")
+            if given.metric not in metrics:
+                raise PolicyError(f"metric: {given.metric[:64]!r} is none of {', '.join(metrics)}")
             if not sidecar.policies.watch.report(given):
                 version = sidecar.policies.snapshot.policy.version
                 raise PolicyConflictError(

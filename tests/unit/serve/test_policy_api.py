@@ -232,7 +232,8 @@ def test_all_replicas_follow_and_of_two_changes_one_wins(tmp_path: Path) -> None
             await apply(one)
             assert version(one) == 1
             await until(lambda: version(two) == 1)
-            both = await asyncio.gather(*(post(r, "/v1/policies", change()) for r in (one, two)))
+            same = change(expected_sequence=1)
+            both = await asyncio.gather(*(post(r, "/v1/policies", same) for r in (one, two)))
             assert sorted(answer.status for answer in both) == [201, 409]
             loser = next(answer for answer in both if answer.status == 409)
             assert "try again" in loser.json()["error"]["message"]
@@ -284,7 +285,8 @@ def test_a_store_of_another_surface_or_of_an_older_backup(tmp_path: Path) -> Non
             assert (await r.rank())["policy_version"] == 2
             backup = PolicyStore(f"sqlite:///{tmp_path / 'old.db'}")
             backup.add(r.sidecar.policies.snapshot.policy, expected=0)
-            r.sidecar.keeper._store = backup
+            with r.sidecar.keeper._lock:  # not between two questions of one look
+                r.sidecar.keeper._store = backup
             await until(lambda: r.sidecar.keeper.status == "behind")
             assert (await r.rank())["policy_version"] == 2
 
