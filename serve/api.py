@@ -20,7 +20,7 @@ from serve.hot_path import Handler, HotPath
 from serve.metrics import CONTENT_TYPE
 from serve.openapi import request_body
 from serve.policy_api import add_policies
-from serve.requests import WeightsRequest, parse_rank, parse_weights
+from serve.requests import RankRequest, WeightsRequest, parse_rank, parse_weights
 from serve.schema import (
     Alive,
     ErrorAnswer,
@@ -31,6 +31,7 @@ from serve.schema import (
     WeightsBody,
 )
 from serve.sidecar import Failure, Sidecar
+from serve.tensor_body import LENGTH_HEADER, MEDIA_TYPE, parse_rank_tensors, tensor_answer
 from triton_models.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,24 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
     limits = config.limits
     kind = config.ranker.candidates_type if config.ranker else "INT64"
 
+    needed = config.ranker.candidate_inputs if config.ranker else ()
+
+    def parse(request: Request, body: bytes) -> RankRequest:
+        header_length = request.headers.get(LENGTH_HEADER)
+        if header_length is not None:
+            return parse_rank_tensors(body, header_length, config)
+        if needed:
+            raise RequestError(
+                f"the ranker needs {', '.join(needed)} of each candidate: send tensors, with {LENGTH_HEADER}"
+            )
+        return parse_rank(body, limits, kind)
+
+    def ranking(request: Request, result: dict[str, Any]) -> Response:
+        if MEDIA_TYPE not in request.headers.get("accept", ""):
+            return json_answer(result)
+        content, length = tensor_answer(result, kind)
+        return Response(content, media_type=MEDIA_TYPE, headers={LENGTH_HEADER: str(length)})
+
     async def answer(request: Request, route: str) -> Response:
         sidecar: Sidecar = request.app.state.sidecar
         trace = trace_of(request.scope).headers
@@ -127,7 +146,7 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
         try:
             body = await read_body(request, limits)
             if route == "rank":
-                result = await sidecar.rank(_named(parse_rank(body, limits, kind)), trace)
+                result = await sidecar.rank(_named(parse(request, body)), trace)
             else:
                 result = await sidecar.weights(_named(parse_weights(body, limits)), trace)
         except RequestError as error:
@@ -140,7 +159,7 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
                 response = error_answer(503, result.type, result.message)
             else:
                 _note_answer(result)
-                response = json_answer(result)
+                response = ranking(request, result) if route == "rank" else json_answer(result)
         sidecar.metrics.count_request(route, response.status_code)
         return response
 

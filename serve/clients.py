@@ -7,7 +7,7 @@ Foreign errors become :class:`UpstreamUnavailableError` (nobody answered) or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -23,6 +23,11 @@ from triton_models.surface import FloatArray, Surface
 from triton_models.tensors import TensorSpec, input_specs
 
 Scores = npt.NDArray[Any]
+
+Features = Mapping[str, memoryview]
+"""Features of the candidates: the ranker's input name → its bytes, [n, …]."""
+
+NO_FEATURES: Features = {}
 
 VALUE_OUTPUTS = ("weights", "action", "values")
 """Triton ships only what is asked for: action_values stays on the server."""
@@ -57,7 +62,13 @@ class RankerClient(Protocol):
     def name(self) -> str:
         """Address, for people."""
 
-    async def score(self, tensors: StateTensors, candidates: Sequence[Any], headers: Headers) -> Scores:
+    async def score(
+        self,
+        tensors: StateTensors,
+        candidates: Sequence[Any],
+        headers: Headers,
+        features: Features = NO_FEATURES,
+    ) -> Scores:
         """Scores of the candidates, [n, H]."""
 
     async def ready(self) -> bool:
@@ -121,9 +132,19 @@ class TritonRankerClient(InferenceChannel):
         ]
         shape = (*batch, num_candidates)
         inputs.append(InputSpec(self._config.candidates_input, self._config.candidates_type, shape))
+        inputs += (
+            InputSpec(name, feature.datatype, (*shape, *feature.shape))
+            for name, feature in self._config.candidate_inputs.items()
+        )
         return request_prefix(self._config.model, inputs, self._outputs)
 
-    async def score(self, tensors: StateTensors, candidates: Sequence[Any], headers: Headers) -> Scores:
+    async def score(
+        self,
+        tensors: StateTensors,
+        candidates: Sequence[Any],
+        headers: Headers,
+        features: Features = NO_FEATURES,
+    ) -> Scores:
         """Scores of the candidates, [n, H], finite.
 
         Raises:
@@ -133,6 +154,7 @@ class TritonRankerClient(InferenceChannel):
         parts = [self._prefix(len(candidates))]
         parts += (_content(self._specs[state], tensors[state]) for state in self._state_inputs)
         parts.append(raw_input(self._candidates(candidates)))
+        parts += (raw_input(features[name]) for name in self._config.candidate_inputs)
         (scores,) = await self.infer(b"".join(parts), self._outputs, headers)
         if self._config.batched and scores.ndim == 3 and len(scores) == 1:
             scores = scores[0]

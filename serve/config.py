@@ -19,6 +19,8 @@ from triton_models.tensors import VALUE_NETWORK, state_specs
 Address = Annotated[str, Field(pattern=r"^[^\s/]+:[0-9]{1,5}$")]
 """``host:port`` of a KServe v2 gRPC endpoint."""
 
+STATE_TENSORS = ("user_embedding", "history_embedding", "history_action", "history_age_s", "context")
+
 Milliseconds = Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
 
@@ -80,6 +82,14 @@ class ValueNetworkConfig(_Frozen):
         return self
 
 
+class CandidateInput(_Frozen):
+    """A feature of each candidate that callers send and the ranker takes."""
+
+    datatype: Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Of one candidate; the tensor is [candidates, *shape]."""
+
+
 class RankerConfig(_Frozen):
     """Somebody's multi-task ranker behind KServe v2: candidate ids in, one score per head out."""
 
@@ -92,6 +102,9 @@ class RankerConfig(_Frozen):
     """Calls in flight per replica, late ones included; one more is a 503."""
     candidates_input: str = "candidate_ids"
     candidates_type: Literal["INT64", "BYTES"] = "INT64"
+    candidate_inputs: dict[str, CandidateInput] = Field(default_factory=dict)
+    """Features of the candidates that are passed on under these names. Where there are any, requests come in
+    the binary form (serve.tensor_body), and all of them must be there."""
     state_inputs: dict[str, str] | None = None
     """State tensor → the ranker's input name. None: user_embedding and context, under these names."""
     output: str = "scores"
@@ -107,6 +120,9 @@ class RankerConfig(_Frozen):
     def _check(self) -> Self:
         if self.timeout_ms > self.rpc_timeout_s * 1000:
             raise ValueError(f"timeout_ms {self.timeout_ms} is above rpc_timeout_s {self.rpc_timeout_s}")
+        taken = {self.candidates_input, *STATE_TENSORS} & set(self.candidate_inputs)
+        if taken:
+            raise ValueError(f"ranker.candidate_inputs: {', '.join(sorted(taken))} is taken already")
         if self.heads is not None and len(set(self.heads)) != len(self.heads):
             raise ValueError("ranker heads must be unique")
         return self

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from serve.clients import Scores
+from serve.clients import NO_FEATURES, Features, Scores
 from serve.decide import ValueAnswer
 from serve.transport import Headers
 from triton_models.encoding import StateTensors
@@ -87,9 +87,17 @@ class FakeRankerClient:
     gate: asyncio.Event | None = None
     name: str = "fake-ranker"
     calls: list[tuple[StateTensors, list[Any], dict[str, str]]] = field(default_factory=list)
+    features: list[Features] = field(default_factory=list)
 
-    async def score(self, tensors: StateTensors, candidates: Sequence[Any], headers: Headers) -> Scores:
+    async def score(
+        self,
+        tensors: StateTensors,
+        candidates: Sequence[Any],
+        headers: Headers,
+        features: Features = NO_FEATURES,
+    ) -> Scores:
         """Record the call; answer as set up."""
+        self.features.append(features)
         self.calls.append((tensors, list(candidates), dict(headers)))
         if self.gate is not None:
             await self.gate.wait()

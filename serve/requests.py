@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import orjson
 
 from serve.config import Limits
@@ -49,6 +50,8 @@ class RankRequest(WeightsRequest):
 
     candidates: list[Any]
     k: int
+    features: Mapping[str, memoryview] = field(default_factory=dict)
+    """Features of the candidates as raw tensors, name → bytes; of the shape that the configuration states."""
 
 
 def parse_weights(body: bytes, limits: Limits) -> WeightsRequest:
@@ -66,17 +69,31 @@ def parse_rank(body: bytes, limits: Limits, candidates_type: CandidateType) -> R
     Raises:
         RequestError: one line that says which field is wrong, or which limit is passed.
     """
-    data = _object(body, limits, RANK_FIELDS)
+    return rank_request(_object(body, limits, RANK_FIELDS), limits, candidates_type)
+
+
+def rank_request(
+    data: dict[str, Any],
+    limits: Limits,
+    candidates_type: CandidateType,
+    features: Mapping[str, memoryview] | None = None,
+) -> RankRequest:
+    """Check the fields of a request to ``/v1/rank``, whatever form they came in.
+
+    Raises:
+        RequestError: as :func:`parse_rank`.
+    """
     candidates = _candidates(data.get("candidates"), limits, candidates_type)
     k = data.get("k", min(DEFAULT_K, limits.k))
     if type(k) is not int or k < 1:
-        raise RequestError(f"k: expected a whole number of at least 1, got {_shown(k)}")
+        raise RequestError(f"k: expected a whole number of at least 1, got {shown(k)}")
     if k > limits.k:
         raise RequestTooLargeError(f"k: at most {limits.k}, got {k}")
-    return RankRequest(**_common(data, limits), candidates=candidates, k=k)
+    return RankRequest(**_common(data, limits), candidates=candidates, k=k, features=features or {})
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value for a message, short."""
     # Of a container only the kind: repr() of a deeply nested one ends in a RecursionError.
     if value is not None and not isinstance(value, (str, int, float)):
         return type(value).__name__
@@ -95,14 +112,14 @@ def _object(body: bytes, limits: Limits, fields: frozenset[str]) -> dict[str, An
         raise RequestMalformedError(f"body: expected an object, got {type(data).__name__}")
     if not data.keys() <= fields:
         unknown = sorted(data.keys() - fields)[0]
-        raise RequestError(f"body: unknown field {_shown(unknown)}; known are {', '.join(sorted(fields))}")
+        raise RequestError(f"body: unknown field {shown(unknown)}; known are {', '.join(sorted(fields))}")
     return data
 
 
 def _common(data: dict[str, Any], limits: Limits) -> dict[str, Any]:
     control = data.get("control", True)
     if type(control) is not bool:
-        raise RequestError(f"control: expected true or false, got {_shown(control)}")
+        raise RequestError(f"control: expected true or false, got {shown(control)}")
     state = data.get("state")
     if state is not None and not isinstance(state, dict):
         raise RequestError(f"state: expected an object, got {type(state).__name__}")
@@ -120,7 +137,7 @@ def _common(data: dict[str, Any], limits: Limits) -> dict[str, Any]:
 def _limit_history(state: dict[str, Any] | None, limits: Limits) -> None:
     history = (state or {}).get("history")
     for column in history.values() if isinstance(history, dict) else ():
-        if isinstance(column, list) and len(column) > limits.history:
+        if isinstance(column, (list, np.ndarray)) and len(column) > limits.history:
             raise RequestTooLargeError(
                 f"state: at most {limits.history} history entries, got {len(column)}; send the newest"
             )
@@ -131,15 +148,13 @@ def _name(data: dict[str, Any], field: str) -> str | None:
     if value is None:
         return None
     if type(value) is not str or len(value) > MAX_NAME:
-        raise RequestError(
-            f"{field}: expected a string of at most {MAX_NAME} characters, got {_shown(value)}"
-        )
+        raise RequestError(f"{field}: expected a string of at most {MAX_NAME} characters, got {shown(value)}")
     return value
 
 
 def _candidates(candidates: object, limits: Limits, kind: CandidateType) -> list[Any]:
     if not isinstance(candidates, list) or not candidates:
-        raise RequestError(f"candidates: expected a list of at least one id, got {_shown(candidates)}")
+        raise RequestError(f"candidates: expected a list of at least one id, got {shown(candidates)}")
     if len(candidates) > limits.candidates:
         raise RequestTooLargeError(f"candidates: at most {limits.candidates}, got {len(candidates)}")
     if kind == "INT64":

@@ -220,7 +220,7 @@ class Sidecar:
         self._turn = (self._turn + 1) % len(self.rankers)
         client = self.rankers[self._turn]
         # The ranker first: it is the longer leg, the value network has its time beside it.
-        call = self._ranker_lane.start(client.score(tensors, request.candidates, headers))
+        call = self._ranker_lane.start(client.score(tensors, request.candidates, headers, request.features))
         race = self._start_value(begun, headers)
         if not await call.wait(ranker.timeout_ms / 1000.0):
             call.abandoned = True

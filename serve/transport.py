@@ -106,7 +106,7 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def raw_input(content: bytes) -> bytes:
+def raw_input(content: bytes | memoryview) -> bytes:
     """One entry of ``raw_input_contents``."""
     return b"".join((_RAW_INPUT_CONTENTS, varint(len(content)), content))
 

@@ -21,6 +21,7 @@ import numpy as np
 import uvicorn
 
 from serve.api import create_app
+from serve.clients import NO_FEATURES, Features
 from serve.config import SidecarConfig
 from serve.decide import ValueAnswer
 from serve.fakes import FakeRankerClient, FakeValueClient
@@ -66,11 +67,12 @@ class ForgetfulRanker(FakeRankerClient):
     """Keeps no record of its calls: a long run must not fill the memory."""
 
     async def score(
-        self, tensors: StateTensors, candidates: object, headers: Headers
+        self, tensors: StateTensors, candidates: object, headers: Headers, features: Features = NO_FEATURES
     ) -> np.typing.NDArray[np.float64]:
         """Scores that grow with the position."""
-        scores = await super().score(tensors, candidates, headers)  # type: ignore[arg-type]
+        scores = await super().score(tensors, candidates, headers, features)  # type: ignore[arg-type]
         self.calls.clear()
+        self.features.clear()
         return scores
 
 

@@ -110,3 +110,26 @@ def test_ranker_client() -> None:
         await server.stop(None)
 
     asyncio.run(main())
+
+
+def test_features_of_the_candidates_reach_the_ranker() -> None:
+    async def main() -> None:
+        recorder = Recorder()
+        recorder.outputs = {"scores": np.zeros((1, 2, 4), dtype=np.float32)}
+        server, address = await serving(recorder)
+        inputs = {"age": {"datatype": "FP32"}, "vector": {"datatype": "FP16", "shape": [3]}}
+        config = RankerConfig.model_validate({"addresses": [address], "candidate_inputs": inputs})
+        client = TritonRankerClient(SURFACE, config, address)
+        age, vector = np.arange(2, dtype=np.float32), np.arange(6, dtype=np.float16)
+        features = {"age": memoryview(age.tobytes()), "vector": memoryview(vector.tobytes())}
+        await client.score(encode_state(SURFACE, STATE), [1, 2], {}, features)
+        sent = recorder.requests[0]
+        described = {t.name: (t.datatype, list(t.shape)) for t in sent.inputs}
+        assert described["age"] == ("FP32", [1, 2])
+        assert described["vector"] == ("FP16", [1, 2, 3])
+        raw = dict(zip(described, sent.raw_input_contents, strict=True))
+        assert (raw["age"], raw["vector"]) == (age.tobytes(), vector.tobytes())
+        await client.close()
+        await server.stop(None)
+
+    asyncio.run(main())
