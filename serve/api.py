@@ -20,6 +20,7 @@ from serve.hot_path import Handler, HotPath
 from serve.metrics import CONTENT_TYPE
 from serve.openapi import request_body
 from serve.policy_api import add_policies
+from serve.rankers import Failure
 from serve.requests import RankRequest, WeightsRequest, parse_rank, parse_weights
 from serve.schema import (
     Alive,
@@ -30,7 +31,7 @@ from serve.schema import (
     WeightsAnswer,
     WeightsBody,
 )
-from serve.sidecar import Failure, Sidecar
+from serve.sidecar import Sidecar
 from serve.tensor_body import LENGTH_HEADER, MEDIA_TYPE, parse_rank_tensors, tensor_answer
 from triton_models.errors import RequestError
 

@@ -99,7 +99,7 @@ class RankerConfig(_Frozen):
     """The sidecar's wait for the ranker; after it the request fails with 503."""
     rpc_timeout_s: Seconds = 30.0
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 128
-    """Calls in flight per replica, late ones included; one more is a 503."""
+    """Calls in flight per server and replica, late ones included; when all servers have as many, a 503."""
     candidates_input: str = "candidate_ids"
     candidates_type: Literal["INT64", "BYTES"] = "INT64"
     candidate_inputs: dict[str, CandidateInput] = Field(default_factory=dict)
@@ -111,6 +111,8 @@ class RankerConfig(_Frozen):
     """Output tensor FP32 [candidates, heads]."""
     heads: tuple[str, ...] | None = None
     """Columns of the output. None: the surface's heads, controlled ones first."""
+    breaker: BreakerConfig = BreakerConfig()
+    """When one of several servers is asked no more. A single one is always asked."""
     batched: bool = True
     """Whether the model has a batch dimension (``max_batch_size`` > 0)."""
     tls: ClientTlsConfig | None = None

@@ -75,6 +75,11 @@ class Metrics:
             ["upstream", "outcome"],
             registry=registry,
         )
+        self.ranker_retries = Counter(
+            "puts_ranker_retries_total",
+            "Rankings asked of another server because the first could not be reached",
+            registry=registry,
+        )
         self._link = Gauge(
             "puts_value_network_up",
             "1: its surface was read and fits; 0: nobody answers; -1: it has another surface",

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -40,12 +40,13 @@ from serve.decide import (
     static,
 )
 from serve.decision_log_metrics import open_decision_log
-from serve.fanout import Call, Clock, Lane
+from serve.fanout import Call, Clock
 from serve.links import ServerLink, ValueLinks
 from serve.metrics import Metrics
 from serve.policies import Policies
 from serve.policy import Assignment
 from serve.policy_keeper import PolicyKeeper
+from serve.rankers import Failure, Question, Rankers
 from serve.requests import RankRequest, WeightsRequest
 from serve.transport import Headers
 from triton_models.encoding import StateTensors, encode_state
@@ -61,19 +62,7 @@ from triton_models.surface import Surface
 
 logger = logging.getLogger(__name__)
 
-FailureType = Literal[
-    "no_ranker", "ranker_unavailable", "ranker_late", "ranker_overloaded", "ranker_invalid_answer"
-]
-
 DRAIN_S = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """The ranker gave no ranking, and none is invented: HTTP 503."""
-
-    type: FailureType
-    message: str
 
 
 @dataclass(frozen=True)
@@ -149,12 +138,9 @@ class Sidecar:
             clock=clock,
         )
         self.decisions = open_decision_log(config, self.metrics.registry)
-        self.rankers = list(ranker_clients)
-        self._turn = 0
+        self.rankers: Rankers | None = None
         if config.ranker is not None:
-            self._ranker_lane = Lane(
-                "ranker", limit=config.ranker.max_in_flight, metrics=self.metrics, clock=clock
-            )
+            self.rankers = Rankers(config.ranker, list(ranker_clients), self.metrics, clock)
             self._blend = Blend(surface, config.ranker.heads or surface.heads)
             self._ranker_needs = set(ranker_state_inputs(surface, config.ranker))
 
@@ -170,11 +156,9 @@ class Sidecar:
     async def stop(self) -> None:
         """Let calls in flight end, then close the connections."""
         await asyncio.to_thread(self.keeper.stop)
-        if self.config.ranker is not None:
-            await self._ranker_lane.drain(DRAIN_S)
+        if self.rankers is not None:
+            await self.rankers.stop(DRAIN_S)
         await self.links.stop()
-        for client in self.rankers:
-            await client.close()
         if self.decisions is not None:
             await asyncio.to_thread(self.decisions.close)
 
@@ -210,35 +194,20 @@ class Sidecar:
         return answer
 
     async def _rank(self, request: RankRequest, begun: Begun, headers: Headers) -> dict[str, Any] | Failure:
-        ranker = self.config.ranker
-        if ranker is None or not self.rankers:
+        rankers = self.rankers
+        if rankers is None or not rankers.links:
             return Failure(type="no_ranker", message="this sidecar has no ranker; ask /v1/weights instead")
-        if self._ranker_lane.in_flight >= ranker.max_in_flight:
-            message = f"{ranker.max_in_flight} calls to the ranker are in flight already"
-            return Failure(type="ranker_overloaded", message=message)
         tensors = self._ranker_tensors(request, begun.encoded)
-        self._turn = (self._turn + 1) % len(self.rankers)
-        client = self.rankers[self._turn]
         # The ranker first: it is the longer leg, the value network has its time beside it.
-        call = self._ranker_lane.start(client.score(tensors, request.candidates, headers, request.features))
+        scoring = rankers.start(Question(tensors, request.candidates, headers, request.features))
+        if isinstance(scoring, Failure):
+            return scoring
         race = self._start_value(begun, headers)
-        if not await call.wait(ranker.timeout_ms / 1000.0):
-            call.abandoned = True
+        scores_nH = await rankers.finish(scoring)
+        if isinstance(scores_nH, Failure):
             self._leave(race)
-            return Failure(
-                type="ranker_late", message=f"the ranker did not answer within {ranker.timeout_ms:g} ms"
-            )
-        try:
-            scores_nH = call.task.result()
-        except UpstreamError as error:
-            self._leave(race)
-            invalid = isinstance(error, UpstreamInvalidError)
-            kind: FailureType = "ranker_invalid_answer" if invalid else "ranker_unavailable"
-            return Failure(type=kind, message=str(error))
-        except Exception as error:  # the last net: an adapter's bug is no ranking either
-            logger.exception("the call to the ranker at %s broke", client.name)
-            self._leave(race)
-            return Failure(type="ranker_invalid_answer", message=f"unreadable answer: {error!r}")
+            return scores_nH
+        call = scoring.call
         self.links.observe_ranker(call.duration_s or 0.0)
         decision = await self._finish_value(race, begun.started_s)
         added_s = self._clock() - (call.ended_s or begun.started_s) if race.call is not None else 0.0
@@ -412,10 +381,13 @@ class Sidecar:
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests can be answered, and what is known of everybody behind."""
         rankers = []
-        for client in self.rankers:
+        for link in self.rankers.links if self.rankers else ():
+            client = link.client
             probe = asyncio.ensure_future(client.ready())
             done, _ = await asyncio.wait((probe,), timeout=2.0)
-            rankers.append({"address": client.name, "ready": bool(done) and probe.result()})
+            rankers.append(
+                {"address": client.name, "ready": bool(done) and probe.result(), "breaker": link.breaker.kind}
+            )
         ready = not rankers or any(ranker["ready"] for ranker in rankers)
         overall = self.links.overall
         degraded = {

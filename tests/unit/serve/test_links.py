@@ -215,7 +215,8 @@ def test_a_dead_model_whose_server_answers_costs_three_requests_at_most() -> Non
 def test_once_a_stuck_server_is_known_no_request_waits_for_it(route: str) -> None:
     async def main() -> None:
         client = FakeValueClient(SURFACE, action=4, gate=asyncio.Event())
-        async with rig(config(value_network={"budget_ms": 20.0}), value=client) as r:
+        settings = config(value_network={"budget_ms": 20.0, "breaker": {"stuck_s": 60.0}})
+        async with rig(settings, value=client) as r:
             answers = []
             for _ in range(12):
                 data = body() if route == "rank" else {"state": STATE}
