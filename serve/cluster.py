@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from serve.config import SidecarConfig
-from triton_models.errors import ServerError
+from triton_models.errors import ConfigurationError, ServerError
 from triton_models.local_ray import start_local_ray
 
 logger = logging.getLogger(__name__)
@@ -26,14 +29,23 @@ OBJECT_STORE_BYTES = 100 * 1024**2
 
 
 def is_direct(config: SidecarConfig, *, ray_address: str | None) -> bool:
-    """Whether the one replica takes its requests itself.
+    """Whether replicas take their requests themselves.
 
     On somebody's cluster the proxy is used: direct ingress is set in the environment that the cluster's
     own processes were started with, which we cannot reach. ``RAY_SERVE_ENABLE_DIRECT_INGRESS=0`` in our own
     environment asks for the proxy as well.
+
+    Raises:
+        ConfigurationError: direct ingress is asked for where it cannot be had.
     """
-    refused = os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "0"
-    return ray_address is None and config.num_replicas == 1 and not refused
+    ingress = config.http.ingress
+    refused = ray_address is not None or os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "0"
+    if ingress == "direct" and refused:
+        raise ConfigurationError(
+            "http.ingress: direct is set where a cluster is started (RAY_SERVE_ENABLE_DIRECT_INGRESS=1 in "
+            "the environment of its processes); with --ray-address say proxy or auto"
+        )
+    return not refused and (ingress == "direct" or (ingress == "auto" and config.num_replicas == 1))
 
 
 def free_port(host: str) -> int:
@@ -46,17 +58,17 @@ def free_port(host: str) -> int:
 def ingress_environment(config: SidecarConfig, *, direct: bool) -> dict[str, str]:
     """Environment that Ray reads when it is imported and started.
 
-    One replica takes its requests itself (direct ingress, one hop less: FACTS.md has 0.6 ms against 13);
-    several share one port behind Ray Serve's proxy.
+    Directly, a replica takes its requests itself (one hop less: FACTS.md has 0.6 ms against 13), each on a
+    port of its own; otherwise they share one port behind Ray Serve's proxy.
     """
     port = str(config.http.port)
     return {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1" if direct else "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": port,
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(config.http.port + 1),  # exclusive
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(config.http.port + config.num_replicas),  # exclusive
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
-        # A replaced replica must get the one port back at once, and wait for it to be free.
+        # A replaced replica must get its port back at once, and wait for it to be free.
         "RAY_SERVE_PORT_QUARANTINE_S": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
@@ -114,18 +126,23 @@ def sidecar_deployed(config: SidecarConfig, *, ray_address: str | None) -> Itera
 
     direct = is_direct(config, ray_address=ray_address)
     try:
-        options = {
+        options: dict[str, Any] = {
             "host": config.http.host,
             # With direct ingress Ray starts its proxy all the same; it must not take the replica's port.
             "port": free_port(config.http.host) if direct else config.http.port,
             "keep_alive_timeout_s": config.http.keep_alive_s,
         }
+        if config.http.tls is not None:
+            # Replicas run in folders of their own.
+            options["ssl_certfile"] = str(Path(config.http.tls.certificate).resolve())
+            options["ssl_keyfile"] = str(Path(config.http.tls.private_key).resolve())
         ray_serve.start(http_options=options, logging_config=LOGGING)
         try:
             ray_serve.run(build(config.to_dict()), name=APPLICATION, logging_config=LOGGING)
         except (RuntimeError, TimeoutError) as error:
             raise ServerError(f"Ray Serve did not start the sidecar: {_first_line(error)}") from error
-        wait_until_alive(config)
+        for address in base_urls(config, direct=direct):
+            wait_until_alive(address)
         yield
     finally:
         if ray_address:
@@ -134,30 +151,33 @@ def sidecar_deployed(config: SidecarConfig, *, ray_address: str | None) -> Itera
             ray_serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def base_url(config: SidecarConfig) -> str:
+def base_urls(config: SidecarConfig, *, direct: bool) -> tuple[str, ...]:
     """Where the sidecar answers."""
     host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host
-    return f"http://{host}:{config.http.port}"
+    scheme = "https" if config.http.tls is not None else "http"
+    count = config.num_replicas if direct else 1
+    return tuple(f"{scheme}://{host}:{config.http.port + i}" for i in range(count))
 
 
-def wait_until_alive(config: SidecarConfig) -> None:
+def wait_until_alive(address: str) -> None:
     """Wait for ``/healthz``.
 
     Raises:
         ServerError: it does not answer.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
+    # Our own child on this machine, by address: whom its certificate names is for callers to check.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     while True:
         try:
-            with urllib.request.urlopen(f"{base_url(config)}/healthz", timeout=5.0) as response:
+            with urllib.request.urlopen(f"{address}/healthz", timeout=5.0, context=context) as response:
                 if response.status == 200 and response.read() == b'{"alive":true}':
                     return
         except (urllib.error.URLError, OSError) as error:
             logger.debug("not yet: %s", error)
         if time.monotonic() > deadline:
-            raise ServerError(
-                f"the sidecar does not answer at {base_url(config)} after {START_TIMEOUT_S:.0f} s"
-            )
+            raise ServerError(f"the sidecar does not answer at {address} after {START_TIMEOUT_S:.0f} s")
         time.sleep(0.1)
 
 

@@ -152,6 +152,19 @@ class PolicyStoreConfig(_Frozen):
         return self
 
 
+class HttpTlsConfig(_Frozen):
+    """HTTPS for the sidecar's own port. Paths of PEM files on the machine of the replica.
+
+    Callers are not asked for certificates: Ray Serve has no setting for that (``http_options`` knows key,
+    certificate and a list of authorities, but not ``ssl_cert_reqs``). Where callers must show one, let the
+    mesh or the ingress in front end TLS.
+    """
+
+    certificate: str
+    """With the chain up to the authority, if there is one."""
+    private_key: str
+
+
 class HttpConfig(_Frozen):
     """Where the sidecar listens."""
 
@@ -160,6 +173,12 @@ class HttpConfig(_Frozen):
     """0 is a free port."""
     keep_alive_s: Annotated[int, Field(ge=1)] = 75
     """Above the callers' pools' idle time; uvicorn's own 5 s breaks pooled connections."""
+    ingress: Literal["auto", "direct", "proxy"] = "auto"
+    """direct: every replica listens itself, on ``port``, ``port`` + 1, …, one for each; balance between them
+    at the caller or with a load balancer. proxy: one port, Ray Serve's proxy in front, several times slower
+    (FACTS.md). auto: direct for one replica, else proxy."""
+    tls: HttpTlsConfig | None = None
+    """None: HTTP in the clear."""
 
 
 class Limits(_Frozen):

@@ -17,7 +17,7 @@ from typing import Any
 
 from serve.access import Access
 from serve.clients import TritonValueClient
-from serve.cluster import base_url, ray_running, sidecar_deployed
+from serve.cluster import base_urls, free_port, is_direct, ray_running, sidecar_deployed
 from serve.config import SidecarConfig
 from serve.links import require_fitting_model
 from serve.policy_keeper import require_openable
@@ -27,6 +27,8 @@ from triton_models.errors import ConfigurationError, ServerError, UpstreamUnavai
 from triton_models.files import write_json
 
 logger = logging.getLogger(__name__)
+
+PORT_ATTEMPTS = 20
 
 
 def run_up(options: argparse.Namespace) -> int:
@@ -42,7 +44,7 @@ def run_up(options: argparse.Namespace) -> int:
         if options.log_dir:
             data["logs"] = {"folder": str(options.log_dir.resolve()), **(data.get("logs") or {})}
         data["metrics_dir"] = stack.enter_context(_metrics_folder(data.get("metrics_dir")))
-        _claim_port(data["http"])
+        _claim_ports(data["http"], _num_ports(data))
         # Addresses are filled in below; nothing of Ray depends on them.
         early = SidecarConfig.from_dict(data)
         if not options.ray_address:  # elsewhere the secrets are the replicas' own
@@ -59,7 +61,8 @@ def run_up(options: argparse.Namespace) -> int:
         asyncio.run(_check_surface(config))
         if not stop.asked:
             stack.enter_context(sidecar_deployed(config, ray_address=options.ray_address))
-            _announce(config, options.ready_file)
+            direct = is_direct(config, ray_address=options.ray_address)
+            _announce(config, base_urls(config, direct=direct), options.ready_file)
             stop.wait()
         say("ending ...")
     return 0
@@ -75,19 +78,35 @@ def _metrics_folder(given: str | None) -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _claim_port(http: dict[str, Any]) -> None:
-    """Fill in a free port for 0; refuse a taken one now, rather than after a minute of start-up."""
-    host, port = http.get("host", "127.0.0.1"), http.get("port", 8000)
+def _num_ports(data: dict[str, Any]) -> int:
+    direct = data["http"].get("ingress") == "direct"
+    replicas = data.get("num_replicas", 1)
+    return replicas if direct and isinstance(replicas, int) else 1
+
+
+def _claim_ports(http: dict[str, Any], count: int) -> None:
+    """Fill in free ports, in a row, for 0; refuse taken ones now, rather than after a minute of start-up."""
+    host, wanted = http.get("host", "127.0.0.1"), http.get("port", 8000)
+    for _ in range(PORT_ATTEMPTS):
+        port = wanted or free_port(host)
+        taken = next((p for p in range(port, port + count) if not _is_free(host, p)), None)
+        if taken is None:
+            http["port"] = port
+            return
+        if wanted:
+            raise ConfigurationError(f"cannot listen on {host}:{taken}; choose another --port")
+    raise ConfigurationError(f"cannot find {count} free ports in a row on {host}; choose a --port")
+
+
+def _is_free(host: str, port: int) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {host}:{port}: {error.strerror}; choose a --port"
-            ) from error
-        http["port"] = probe.getsockname()[1]
+        except (OSError, OverflowError):
+            return False
+    return True
 
 
 def _start_server(stack: ExitStack, options: argparse.Namespace, repository: Path, name: str) -> str:
@@ -131,18 +150,20 @@ def example_request(config: SidecarConfig) -> dict[str, Any]:
     return request
 
 
-def _announce(config: SidecarConfig, ready_file: Path | None) -> None:
-    address = base_url(config)
+def _announce(config: SidecarConfig, addresses: tuple[str, ...], ready_file: Path | None) -> None:
+    address = addresses[0]
     route = "rank" if config.ranker is not None else "weights"
     example = json.dumps(example_request(config))
-    say(f"sidecar at {address} (Ctrl-C or SIGTERM ends it)")
+    say(f"sidecar at {' '.join(addresses)} (Ctrl-C or SIGTERM ends it)")
     if config.policy_store is not None:
         say(f"policies: {config.policy_store.url}, last one kept in {config.policy_store.local_copy}")
-    say(f"try: curl -s {address}/v1/{route} -H 'content-type: application/json' -d '{example}'")
+    trust = "" if config.http.tls is None else f" --cacert {config.http.tls.certificate}"
+    say(f"try: curl -s{trust} {address}/v1/{route} -H 'content-type: application/json' -d '{example}'")
     if ready_file is None:
         return
     ready = {
         "address": address,
+        "addresses": addresses,
         "pid": os.getpid(),
         "triton": config.value_network.addresses[0],
         "ranker": config.ranker.addresses[0] if config.ranker else None,

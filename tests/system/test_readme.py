@@ -25,7 +25,7 @@ import pytest
 import yaml
 
 from benchmarks.stack import last_line
-from serve.config import RankerConfig
+from serve.config import RankerConfig, SidecarConfig
 from triton_models.surface import load_surface
 
 ROOT = Path(__file__).parents[2]
@@ -247,10 +247,12 @@ def test_a_training_job_on_a_ray_cluster(steps: Path) -> None:
 
 def test_the_ranker_settings_are_settings() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    ranker = RankerConfig.model_validate(yaml.safe_load(example)["ranker"])
+    example, more = (yaml.safe_load(found) for found in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    ranker = RankerConfig.model_validate(example["ranker"])
     assert ranker.heads is not None
     surface = load_surface(ROOT / "benchmarks" / "surfaces" / "homefeed.yaml")
+    settings = SidecarConfig.from_dict({"surface": surface.to_dict(), **more})
+    assert (len(settings.value_network.addresses), settings.num_replicas) == (2, 4)
     assert set(ranker.heads) == set(surface.heads)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from serve.cluster import base_urls, ingress_environment, is_direct
 from serve.config import SidecarConfig, read_settings
 from tests.unit.serve.support import SURFACE, config
 from triton_models.errors import ConfigurationError
@@ -49,3 +50,35 @@ def test_surface_path_is_relative_to_the_file(tmp_path: Any) -> None:
     (tmp_path / "bad.yaml").write_text("surface: missing.yaml\n")
     with pytest.raises(ConfigurationError, match=r"missing\.yaml"):
         read_settings(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("http", "replicas", "ray_address", "direct"),
+    [
+        ({}, 1, None, True),
+        ({}, 2, None, False),
+        ({"ingress": "proxy"}, 1, None, False),
+        ({"ingress": "direct"}, 3, None, True),
+        ({}, 1, "ray:10001", False),
+    ],
+)
+def test_who_takes_the_requests(
+    http: dict[str, Any],
+    replicas: int,
+    ray_address: str | None,
+    direct: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_SERVE_ENABLE_DIRECT_INGRESS", raising=False)
+    made = config(http=http, num_replicas=replicas)
+    assert is_direct(made, ray_address=ray_address) is direct
+    urls = base_urls(made, direct=direct)
+    assert urls == tuple(f"http://127.0.0.1:{8000 + i}" for i in range(replicas if direct else 1))
+    environment = ingress_environment(made, direct=direct)
+    ports = [int(environment[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX")]
+    assert ports == [8000, 8000 + replicas]
+
+
+def test_direct_ingress_cannot_be_had_on_a_cluster_of_somebody_elses() -> None:
+    with pytest.raises(ConfigurationError, match="--ray-address"):
+        is_direct(config(http={"ingress": "direct"}), ray_address="ray:10001")
