@@ -54,9 +54,10 @@ def encode_state(surface: Surface, state: Mapping[str, Any]) -> StateTensors:
     """
     if not isinstance(state, Mapping):
         raise StateInvalidError(f"state: expected an object, got {type(state).__name__}")
-    tensors: StateTensors = {"user_embedding": _user_embedding(surface, state)}
-    if surface.state.history is not None:
-        tensors.update(_history(surface.state.history, state))
+    with np.errstate(over="ignore"):  # a number too large becomes infinity, which is refused
+        tensors: StateTensors = {"user_embedding": _user_embedding(surface, state)}
+        if surface.state.history is not None:
+            tensors.update(_history(surface.state.history, state))
     if surface.state.context:
         tensors["context"] = _context(surface, state)
     return tensors
@@ -64,11 +65,10 @@ def encode_state(surface: Surface, state: Mapping[str, Any]) -> StateTensors:
 
 def _floats(values: object, where: str) -> npt.NDArray[np.float32]:
     try:
-        with np.errstate(over="ignore"):  # becomes infinity, which is refused below
-            given = np.asarray(values)
-            if given.dtype.kind not in "fiu":  # NumPy would read "1.0" and true as numbers
-                raise TypeError(given.dtype)
-            array = given.astype(np.float32, copy=False)
+        given = np.asarray(values)
+        if given.dtype.kind not in "fiu":  # NumPy would read "1.0" and true as numbers
+            raise TypeError(given.dtype)
+        array = given.astype(np.float32, copy=False)
     except (TypeError, ValueError, OverflowError) as error:
         raise StateInvalidError(f"state: {where} must be numbers of one shape") from error
     if not np.isfinite(array).all():
