@@ -85,7 +85,7 @@ def open_decisions(source: str, surface: Surface | None) -> tuple[Surface, Sourc
         LogError: a file cannot be read or is none of decisions, or user ids are hashed in some files only.
         SurfaceMismatchError: a file was made for another surface; names the fields.
     """
-    files = discover_files(source)
+    files = discover_files(source, expected="decisions")
     if surface is None:
         with files.open(files.paths[0]) as file:
             surface = read_surface(file.schema_arrow, source=files.paths[0])
@@ -109,7 +109,7 @@ def open_events(source: str) -> Source:
     Raises:
         LogError: a file cannot be read or is none of events.
     """
-    files = discover_files(source)
+    files = discover_files(source, expected="events")
 
     def of_file(path: str) -> list[Unit]:
         with files.open(path) as file:

@@ -216,7 +216,9 @@ class PerScope:
                 else own.slice(0, 0)
             )
             if rows.num_rows:
-                order = [(name, "ascending") for name in ("user_id", "version", "arm", "cohort")]
+                # By everything, so that floating sums do not depend on which part came first.
+                names = [name for name in rows.column_names if name not in ("part", "counts")]
+                order = [(name, "ascending") for name in names]
                 sums.scopes = scope_moments(self.surface, self.design, rows.sort_by(order), self.confidence)
             yield pa.table({"part": [part], "sums": pa.array([pickle.dumps(sums)], pa.large_binary())})
 

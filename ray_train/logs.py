@@ -117,8 +117,12 @@ def unreadable(path: str, error: Exception) -> LogError:
     return LogError(f"{path}: cannot be read as Parquet, is it cut short or something else? ({reason})")
 
 
-def discover_files(source: str | Path) -> LogFiles:
+def discover_files(source: str | Path, *, expected: str = "exploration logs") -> LogFiles:
     """Find the Parquet files of a log: a folder, searched through, or one file.
+
+    Args:
+        source: path or URI.
+        expected: what should be there, for messages.
 
     Raises:
         LogError: nothing is there, or no Parquet file is in it.
@@ -141,7 +145,7 @@ def discover_files(source: str | Path) -> LogFiles:
         item.path for item in found if item.type == pafs.FileType.File and _is_part(root, item.path)
     )
     if not paths:
-        raise LogError(f"{text}: holds no *.parquet file; expected exploration logs in Parquet")
+        raise LogError(f"{text}: holds no *.parquet file; expected {expected} in Parquet")
     return LogFiles(source=text, filesystem=filesystem, paths=tuple(paths))
 
 

@@ -142,12 +142,19 @@ def cut_short(world: Path) -> dict[str, str]:
     return {"--events": str(folder)}
 
 
+def no_files(world: Path) -> dict[str, str]:
+    (world / "empty").mkdir()
+    return {"--events": str(world / "empty")}
+
+
 BAD: list[tuple[Callable[[Path], dict[str, str]], str]] = [
     (other_surface, "differ in controlled[1].maximum (40.0 against 30.0)"),
     (cut_short, "cannot be read as Parquet"),
     (lambda world: {"--events": str(world / "decisions")}, "not events: missing event"),
     (lambda world: {"--decisions": str(world / "events")}, "not decisions"),
     (lambda world: {"--decisions": str(world / "nowhere")}, "no such file or folder"),
+    (lambda world: {"--events": str(world / "surface.yaml")}, "cannot be read as Parquet"),
+    (no_files, "holds no *.parquet file; expected events in Parquet"),
     (lambda world: {"--out": str(world)}, "exists already"),
     (lambda world: {"--as-of": "2026-01-01T00:00:01+00:00"}, "no explored decision is closed and complete"),
     (lambda world: {"--attribution-window": "soon"}, "no time span"),
