@@ -43,6 +43,8 @@ class StageResult:
     verdicts: tuple[Verdict, ...]
     broken: Mapping[str, str] = field(default_factory=dict)
     """Faults that could not be put in or mended, and why."""
+    notes: tuple[str, ...] = ()
+    """What the stage found out beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -78,15 +80,14 @@ def run_operations(conductor: Conductor, ranker: StandInProcess) -> StageResult:
             result = conductor.run("operations", title, sidecar.address, groups)
             end_s = time.monotonic()
             wait_for_segments(log)
-        return with_verdicts(result, caller, log, killed, end_s)
+            dropped = f"decisions dropped, by the sidecar's own count: {dropped_decisions(sidecar.address)}"
+        return with_verdicts(replace(result, notes=(dropped,)), caller, log, killed, end_s)
 
 
 def with_verdicts(
     result: StageResult, caller: PolicyCaller, log: Path, killed: list[float], end_s: float
 ) -> StageResult:
     """R3 and R4 added to a stage."""
-    from dataclasses import replace
-
     found: list[Verdict] = list(result.verdicts)
     if caller.calls:
         found.append(policy_verdict(result.records, caller.calls, end_s))
@@ -202,6 +203,16 @@ def small_disk(folder: Path, conductor: Conductor) -> Iterator[bool]:
         yield True
     finally:
         subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
+
+
+def dropped_decisions(address: str) -> str:
+    """What the sidecar's metrics say of decisions that were not logged."""
+    with suppress(OSError), urllib.request.urlopen(f"{address}/metrics", timeout=10.0) as response:
+        lines = response.read().decode().splitlines()
+        found = [line for line in lines if line.startswith("puts_decision_log_dropped_total{")]
+        counts = (line.removeprefix("puts_decision_log_dropped_total") for line in found)
+        return ", ".join(counts) or "none"
+    return "not known: no metrics"
 
 
 def wait_for_segments(log: Path) -> None:

@@ -38,6 +38,7 @@ def _stage_json(stage: StageResult) -> dict[str, Any]:
         "calm": _rounded(asdict(stage.calm)),
         "outcomes": [_rounded(asdict(outcome)) for outcome in stage.outcomes],
         "could_not_be_put_in": dict(stage.broken),
+        "notes": list(stage.notes),
     }
 
 
@@ -53,6 +54,7 @@ def as_markdown(measured: Measured) -> str:
     for stage in measured.stages:
         lines += [f"### {stage.name}: {stage.title}", "", stage_note(stage), "", *stage_table(stage), ""]
         lines += [f"- {name} could not be put in: {why}" for name, why in stage.broken.items()]
+        lines += [f"- {note}" for note in stage.notes]
     lines += [f"- {verdict.line()}" for verdict in all_verdicts(measured)]
     return "\n".join(lines).rstrip() + "\n"
 

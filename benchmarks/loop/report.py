@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.loop.settings import TREATMENT
 from benchmarks.loop.turn import Turn
+from triton_models.frontier import Point
 
 Shown = tuple[float | None, list[float] | tuple[float, float] | None]
 
@@ -20,11 +21,19 @@ def rows(turn: Turn) -> dict[str, dict[str, Shown]]:
         effect = cell.get("effects", {}).get(name, {})
         interval = effect.get("interval")
         found[name] = {
-            "predicted": (point.lifts.get(name), _bounds(point.intervals.get(name))),
+            "predicted": _predicted(point, name),
             "measured": (effect.get("lift"), _bounds(interval)),
             "true": (lift, (low, high)),
         }
     return found
+
+
+def _predicted(point: Point, name: str) -> Shown:
+    """What the sweep said of an objective or a metric."""
+    if name in point.lifts:
+        return point.lifts[name], _bounds(point.intervals.get(name))
+    metric = point.metrics.get(name)
+    return (None, None) if metric is None else (metric.lift, _bounds(metric.interval))
 
 
 def _cell(experiment: dict[str, Any]) -> dict[str, Any]:

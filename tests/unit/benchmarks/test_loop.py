@@ -94,7 +94,11 @@ class FakeTurn:
 
 
 def test_the_end_shows_three_lifts_and_says_where_noise_dominates(tmp_path: Any) -> None:
-    point = SimpleNamespace(lifts={"repin": 0.01, "p2p": 0.02}, intervals={"repin": (0.0, 0.02), "p2p": None})
+    point = SimpleNamespace(
+        lifts={"repin": 0.01, "p2p": 0.02},
+        intervals={"repin": (0.0, 0.02), "p2p": None},
+        metrics={"hide": SimpleNamespace(lift=-0.01, interval=(-0.02, 0.0))},
+    )
     cell = {
         "arm": "personalized",
         "policy_version": None,
@@ -110,10 +114,11 @@ def test_the_end_shows_three_lifts_and_says_where_noise_dominates(tmp_path: Any)
         tested=Sent(requests=60_000),
         frontier=SimpleNamespace(candidate=lambda label: point),
         experiment={"cells": [cell, {**cell, "cohort": "core", "effects": {}}]},
-        truth={"repin": (0.009, 0.008, 0.01), "p2p": (0.021, 0.02, 0.022)},
+        truth={"repin": (0.009, 0.008, 0.01), "p2p": (0.021, 0.02, 0.022), "hide": (0.0, -0.01, 0.01)},
     )
     text = as_markdown(turn)  # type: ignore[arg-type]
     assert "| p2p | +2.00 | +3.00 [+1.00, +5.00] | +2.10 [+2.00, +2.20] |" in text
+    assert "| hide | -1.00 [-2.00, +0.00] | - | +0.00 [-1.00, +1.00] |" in text
     assert "repin: the test cannot tell" in text and "p2p: the test" not in text
     data = as_json(turn)  # type: ignore[arg-type]
     assert data["lifts"]["repin"]["measured"] == {"lift": 0.004, "interval": [-0.01, 0.018]}
