@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.latency.measure import Bench, Measured, Paired, chosen_share, rate_of
 from benchmarks.load.plan import Phase
-from benchmarks.sidecar.contestants import BARE, CONTESTANTS, Surroundings
+from benchmarks.sidecar.contestants import BARE, CONTESTANTS, SIDECAR, TENSORS, Surroundings
 from triton_models.errors import BenchmarkError
 from triton_models.server import EmbeddedServer
 
@@ -94,6 +94,7 @@ def capacities(
         for name, begin_one in CONTESTANTS.items():
             bench.say(f"p3: starting {name}")
             running[name] = stack.enter_context(begin_one(around))
+        running[TENSORS] = running[SIDECAR]
         saturation = bench.saturation(running[BARE], "p3 bare", bare=True)
         callers = max(saturation.in_flight, 2)
         names, phases = _turns(bench, running, callers)
@@ -128,6 +129,7 @@ def _turns(bench: Bench, running: Mapping[str, str], callers: int) -> tuple[list
             in_flight=callers,
             seed=999,
             bare=name == BARE,
+            binary=name == TENSORS,
         )
         for name, url in running.items()
     ]
@@ -144,6 +146,7 @@ def _turns(bench: Bench, running: Mapping[str, str], callers: int) -> tuple[list
                     in_flight=callers,
                     seed=turn,
                     bare=keys[i] == BARE,
+                    binary=keys[i] == TENSORS,
                 )
             )
     return names, phases

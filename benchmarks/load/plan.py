@@ -43,7 +43,7 @@ class Phase:
     tracestate: str = ""
     """Sent as W3C ``tracestate``, which the sidecar passes on to the ranker."""
     binary: bool = False
-    """Send the binary form of the bodies."""
+    """Send the bodies as tensors (Open Inference Protocol's binary form); answered in JSON all the same."""
     seed: int = 0
     """Phases of equal seed, rate and length have the same arrivals and the same bodies."""
     bare: bool = False

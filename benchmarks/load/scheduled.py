@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from locust.exception import StopUser
 from benchmarks.load.checks import check_items, check_ranking
 from benchmarks.load.plan import MAX_IN_FLIGHT, Phase, Plan, arrival_offsets
 from benchmarks.load.records import NO_ANSWER, Recorder
-from benchmarks.load.traffic import Prepared, read_traffic
+from benchmarks.load.traffic import Prepared, as_tensors, read_traffic
 from triton_models.files import write_json
 from triton_models.surface import Surface
 
@@ -167,6 +168,9 @@ class Conductor(FastHttpUser):
             headers |= {"traceparent": TRACEPARENT, "tracestate": phase.tracestate}
         # Locust's annotation leaves bytes out; geventhttpclient takes them as they are.
         data: Any = prepared.rank_on if phase.control else prepared.rank_off
+        if phase.binary:
+            data, length = tensors_of(prepared, phase.control)
+            headers |= {"content-type": "application/octet-stream", LENGTH_HEADER: str(length)}
         counted = next(sequence)
         if phase.unique:
             data = data.replace(REQUEST_ID, b"%s%d-" % (REQUEST_ID, counted), 1)
@@ -203,6 +207,19 @@ class Conductor(FastHttpUser):
             version=int(answer.get("policy_version") or 0),
             retries=retries,
         )
+
+
+LENGTH_HEADER = "inference-header-content-length"
+
+
+@cache
+def _tensors(line: bytes, control: bool) -> tuple[bytes, int]:
+    return as_tensors(line, SURFACE, control=control)
+
+
+def tensors_of(prepared: Prepared, control: bool) -> tuple[bytes, int]:
+    """The binary form of a body, made once: only its bytes are sent again."""
+    return _tensors(prepared.line, control)
 
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

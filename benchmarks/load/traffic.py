@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import orjson
 
 from triton_models.errors import BenchmarkError
@@ -104,6 +105,8 @@ class Prepared:
     weights: bytes
     candidates: frozenset[Any]
     expected_items: int
+    line: bytes = b""
+    """The body as it was written down."""
 
 
 def prepare(line: bytes) -> Prepared:
@@ -117,7 +120,59 @@ def prepare(line: bytes) -> Prepared:
         weights=orjson.dumps(weights),
         candidates=frozenset(body["candidates"]),
         expected_items=min(body["k"], len(body["candidates"])),
+        line=line,
     )
+
+
+def as_tensors(line: bytes, surface: Surface, *, control: bool) -> tuple[bytes, int]:
+    """A body in the Open Inference Protocol's binary form, and the length of its JSON header.
+
+    The same request as in JSON: state, candidate ids, k (:mod:`serve.tensor_body`).
+    """
+    body = json.loads(line)
+    state, history = body["state"], body["state"].get("history")
+    tensors: list[tuple[str, str, list[int], bytes]] = [_floats("user_embedding", state["user_embedding"])]
+    if history is not None and surface.state.history is not None:
+        count = len(history["action"])
+        width = surface.state.history.embedding
+        embedding = np.asarray(history["embedding"], dtype="<f4").reshape(count, width)
+        tensors.append(("history_embedding", "FP32", [count, width], embedding.tobytes()))
+        tensors.append(_words("history_action", history["action"]))
+        tensors.append(_floats("history_age_s", history["age_s"]))
+    if surface.state.context:
+        tensors.append(
+            _words("context", [state["context"].get(name) or "" for name in surface.state.context])
+        )
+    ids = np.asarray(body["candidates"], dtype="<i8")
+    tensors.append(("candidate_ids", "INT64", [len(ids)], ids.tobytes()))
+    parameters = {name: body[name] for name in ("user_id", "cohort", "k") if body.get(name) is not None}
+    header = orjson.dumps(
+        {
+            "id": body["request_id"],
+            "parameters": parameters | {"control": control},
+            "inputs": [
+                {
+                    "name": name,
+                    "datatype": datatype,
+                    "shape": shape,
+                    "parameters": {"binary_data_size": len(raw)},
+                }
+                for name, datatype, shape, raw in tensors
+            ],
+        }
+    )
+    return header + b"".join(raw for *_, raw in tensors), len(header)
+
+
+def _floats(name: str, values: Any) -> tuple[str, str, list[int], bytes]:
+    array = np.asarray(values, dtype="<f4")
+    return name, "FP32", list(array.shape), array.tobytes()
+
+
+def _words(name: str, words: list[str]) -> tuple[str, str, list[int], bytes]:
+    encoded = [word.encode() for word in words]
+    raw = b"".join(len(word).to_bytes(4, "little") + word for word in encoded)
+    return name, "BYTES", [len(words)], raw
 
 
 def read_traffic(path: Path) -> list[Prepared]:

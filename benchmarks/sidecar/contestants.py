@@ -16,6 +16,9 @@ from serve.cluster import free_port
 BARE = "bare uvicorn"
 SIDECAR = "sidecar"
 
+TENSORS = "sidecar, request as tensors"
+"""The same sidecar, asked in the binary form."""
+
 PATIENT = {"budget_ms": 2000.0, "max_in_flight": 1024}
 """No fallbacks: a sidecar that did not ask the value network would win against one that does."""
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.commands.locust import check_host
 from benchmarks.load.checks import check_ranking, check_weights
 from benchmarks.load.samples import Samples, difference, summarize
-from benchmarks.load.traffic import Mix, prepare, request_bodies
+from benchmarks.load.traffic import Mix, as_tensors, prepare, request_bodies
 from tests.support.surfaces import small_surface
 from triton_models.errors import BenchmarkError
 
@@ -135,3 +135,41 @@ def test_hosts() -> None:
     for bad in ("http://example.com", "http://127.0.0.1.example.com", "ftp://127.0.0.1", "x", "http://a:b"):
         with pytest.raises(BenchmarkError):
             check_host(bad, allow_remote=False)
+
+
+def test_the_binary_form_holds_the_same_request() -> None:
+    from serve.tensor_body import parse_rank_tensors
+
+    from serve.requests import parse_rank
+    from tests.unit.serve.support import config  # the sidecar reads it back
+    from triton_models.encoding import encode_state
+
+    settings = config()
+    surface = settings.surface
+    history = surface.state.history
+    assert history is not None
+    body = {
+        "request_id": "r7",
+        "user_id": "u1",
+        "cohort": None,
+        "state": {
+            "user_embedding": [0.25] * surface.state.user_embedding,
+            "history": {
+                "embedding": [[0.5] * history.embedding] * 2,
+                "action": [history.actions[0], history.actions[-1]],
+                "age_s": [60.0, 5.0],
+            },
+            "context": {name: words[0] for name, words in surface.state.context.items()},
+        },
+        "candidates": [5, 3, 9, 1],
+        "k": 3,
+    }
+    line = orjson.dumps(body)
+    raw, length = as_tensors(line, surface, control=False)
+    binary = parse_rank_tensors(raw, str(length), settings)
+    plain = parse_rank(prepare(line).rank_off, settings.limits, "INT64")
+    assert (binary.request_id, binary.user_id, binary.k, binary.control) == ("r7", "u1", 3, False)
+    assert list(binary.candidates) == list(plain.candidates)
+    ours, theirs = (encode_state(surface, one.state or {}) for one in (binary, plain))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
