@@ -75,7 +75,7 @@ def run_operations(conductor: Conductor, ranker: StandInProcess) -> StageResult:
                 lambda: [replica_fault(sidecar, killed)],
                 lambda: [disk_fault(log)] if mounted else [],
             ]
-            title = f"{REPLICAS} replicas, policy store, decision log; stand-ins for both models"
+            title = f"{REPLICAS} replicas behind Ray's proxy, policies, decision log; stand-ins as models"
             result = conductor.run("operations", title, sidecar.address, groups)
             end_s = time.monotonic()
             dropped = f"decisions dropped, by the sidecar's own count: {dropped_decisions(sidecar.address)}"
