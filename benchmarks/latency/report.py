@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.latency.blocks import Added, Estimate, added, rate_ratio
+from benchmarks.latency.blocks import CHOSEN, Added, Estimate, added, rate_ratio
 from benchmarks.latency.measure import Measured, Paired
 from benchmarks.sidecar.contestants import BARE, SIDECAR
 
@@ -71,19 +71,25 @@ def verdicts(measured: Measured) -> list[Verdict]:
         if one.part == "P1" and one.share is not None:
             for level, limit in ((0.5, 0.3), (0.99, 1.0)):
                 difference = added(one.blocks, level).difference
-                target = f"P1 {one.title}: Δp{level * 100:.0f}"
+                target = f"P1 {one.title}: Δp{level * 100:.0f}{_unchosen(one)}"
                 found.append(
                     Verdict(target=target, limit=limit, at_most=True, estimate=difference, unit="ms")
                 )
         if one.part == "P2" and one.share == 0.25:
             difference = added(one.blocks, 0.5).difference
-            target = "P2 at 25 % of saturation: Δp50"
+            target = f"P2 at 25 % of saturation: Δp50{_unchosen(one)}"
             found.append(Verdict(target=target, limit=1.0, at_most=True, estimate=difference, unit="ms"))
     share = ratios(measured).get(SIDECAR)
     if share is not None:
         target = "P3 sidecar / bare application"
         found.append(Verdict(target=target, limit=0.9, at_most=False, estimate=share, unit="×"))
     return found
+
+
+def _unchosen(one: Paired) -> str:
+    """A remark where the on arm was not on: too many of its answers are fallbacks."""
+    share = one.chosen / max(one.asked, 1)
+    return "" if share >= CHOSEN else f" (only {share:.0%} chosen by the network)"
 
 
 def as_json(measured: Measured) -> dict[str, Any]:

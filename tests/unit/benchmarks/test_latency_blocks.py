@@ -142,6 +142,14 @@ def test_table_page_and_data_say_the_same_and_a_busy_machine_is_called_busy() ->
     assert data["capacity"]["ratio_to_bare"][SIDECAR]["value"] == pytest.approx(0.9525, abs=1e-3)
 
 
+def test_a_verdict_says_when_the_on_arm_was_mostly_fallbacks() -> None:
+    from dataclasses import replace
+
+    one = measured().paired[0]
+    assert "chosen" not in verdicts(measured())[0].line()
+    assert "only 59% chosen" in verdicts(measured(paired=(replace(one, chosen=1888),)))[0].line()
+
+
 def test_a_quick_run_judges_nothing() -> None:
     run = measured(settings=LatencySettings().quickened())
     assert verdicts(run) == []
