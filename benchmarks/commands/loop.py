@@ -28,6 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add("--workers", type=int, default=1, help="training workers")
     add("--callers", type=int, default=8, help="connections to the sidecar")
     add("--operating-point", default=None, metavar="LABEL", help="candidate to test; default: non_degrading")
+    add("--estimator", default=None, metavar="NAME", help="of the sweep; default: its own")
     add("--seed", type=int, default=1, help="of the simulated feed")
     parser.set_defaults(command=run)
 
@@ -55,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
         workers=options.workers,
         callers=options.callers,
         operating_point=options.operating_point,
+        estimator=options.estimator,
         seed=options.seed,
     )
     console = Console()

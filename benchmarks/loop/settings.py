@@ -31,6 +31,8 @@ class LoopSettings:
     callers: int = 8
     operating_point: str | None = None
     """A candidate of the frontier; None: the first of non_degrading, knee and the others that there is."""
+    estimator: str | None = None
+    """Of the sweep; None: its own default."""
     budget_ms: float = 50.0
     """Generous: a fallback would dilute the treatment arm, and what is shown here is not latency."""
     seed: int = 1

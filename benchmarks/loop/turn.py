@@ -176,12 +176,8 @@ class Loop:
                 *("--workers", str(self.settings.workers), "--epochs", str(self.settings.epochs)),
             ],
             "sweep: operating points valued on its last part": [
-                "sweep",
-                logs,
-                "--run",
-                run,
-                "--by",
-                "cohort",
+                *("sweep", logs, "--run", run, "--by", "cohort"),
+                *(["--estimator", self.settings.estimator] if self.settings.estimator else []),
             ],
         }
         for title, command in stages.items():
