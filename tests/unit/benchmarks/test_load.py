@@ -138,9 +138,8 @@ def test_hosts() -> None:
 
 
 def test_the_binary_form_holds_the_same_request() -> None:
-    from serve.tensor_body import parse_rank_tensors
-
     from serve.requests import parse_rank
+    from serve.tensor_body import parse_rank_tensors
     from tests.unit.serve.support import config  # the sidecar reads it back
     from triton_models.encoding import encode_state
 
