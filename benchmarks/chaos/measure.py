@@ -55,6 +55,8 @@ class Measured:
     network: str
     machine: Mapping[str, Any]
     stages: tuple[StageResult, ...]
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Stages that could not be run, and why."""
 
 
 @dataclass

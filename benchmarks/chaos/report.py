@@ -24,6 +24,7 @@ def as_json(measured: Measured) -> dict[str, Any]:
         "settings": asdict(measured.settings),
         "network": measured.network,
         "stages": [_stage_json(stage) for stage in measured.stages],
+        "stages_that_could_not_be_run": dict(measured.failed),
         "verdicts": [{"line": v.line(), "hit": v.hit} for v in all_verdicts(measured)],
     }
 
@@ -55,6 +56,7 @@ def as_markdown(measured: Measured) -> str:
         lines += [f"### {stage.name}: {stage.title}", "", stage_note(stage), "", *stage_table(stage), ""]
         lines += [f"- {name} could not be put in: {why}" for name, why in stage.broken.items()]
         lines += [f"- {note}" for note in stage.notes]
+    lines += [f"- stage {name} could not be run: {why}" for name, why in measured.failed.items()]
     lines += [f"- {verdict.line()}" for verdict in all_verdicts(measured)]
     return "\n".join(lines).rstrip() + "\n"
 

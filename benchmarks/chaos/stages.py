@@ -26,7 +26,7 @@ from benchmarks.materials import Materials
 from benchmarks.sidecar.hosting import plain_sidecar, ray_sidecar
 from benchmarks.stand_ins.behaviour import Behaviour
 from benchmarks.stand_ins.process import StandInProcess
-from triton_models.errors import BenchmarkError
+from triton_models.errors import BenchmarkError, PutsError
 from triton_models.server import EmbeddedServer
 
 RANKER_SLOW_MS = 2000.0
@@ -48,26 +48,30 @@ class Stages:
         return Conductor(self.settings, self.materials, self.folder, self.say, retries=retries, unique=unique)
 
     def run(self, machine: Mapping[str, Any]) -> Measured:
-        """All stages that were asked for.
-
-        Raises:
-            PutsError: something does not start, or answers nothing.
-        """
+        """All stages that were asked for; one that cannot be run does not cost the others."""
         found: list[StageResult] = []
+        failed: dict[str, str] = {}
         for name in self.settings.stages:
             self.say(f"stage {name}")
-            if name == "external":
-                found.append(self._quick() if self.settings.quick else self._external())
-            elif name == "supervised":
-                found.append(self._supervised())
-            else:
-                found.append(run_operations(self.conductor(retries=1, unique=True), self._ranker()))
+            try:
+                found.append(self._stage(name))
+            except PutsError as error:
+                failed[name] = str(error)
+                self.say(f"stage {name} could not be run: {error}")
         return Measured(
             settings=self.settings,
             network=self.materials.network,
             machine=machine,
             stages=tuple(found),
+            failed=failed,
         )
+
+    def _stage(self, name: str) -> StageResult:
+        if name == "external":
+            return self._quick() if self.settings.quick else self._external()
+        if name == "supervised":
+            return self._supervised()
+        return run_operations(self.conductor(retries=1, unique=True), self._ranker())
 
     def _ranker(self) -> StandInProcess:
         s = self.settings

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     """Put the faults in, write, show.
 
     Raises:
-        BenchmarkError: a ranking failed that no fault excuses, or the run could not be made.
+        BenchmarkError: no fault could be put in, or a stage could not be run.
     """
     from benchmarks.chaos.page import render_page
     from benchmarks.chaos.pictures import stage_timeline
@@ -70,7 +70,8 @@ def run(options: argparse.Namespace) -> None:
     )
     measured = Stages(settings, materials, out / "work", say).run(machine)
     if not any(stage.outcomes for stage in measured.stages):
-        raise BenchmarkError("no fault was put in; are the names given to --only right?")
+        why = "; ".join(measured.failed.values()) or "are the names given to --only right?"
+        raise BenchmarkError(f"no fault was put in: {why}")
     text = as_markdown(measured)
     write_json(out / "chaos.json", as_json(measured))
     write_atomically(out / "chaos.md", text)
@@ -81,3 +82,5 @@ def run(options: argparse.Namespace) -> None:
         render_png(out / "chaos.html", out / "chaos.png", height=2400)
     say("\n" + text)
     say(f"written: chaos.json, .md, .html and the pictures, in {out}")
+    if measured.failed:
+        raise BenchmarkError(f"stages that could not be run: {', '.join(measured.failed)}")
