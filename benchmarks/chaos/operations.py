@@ -91,7 +91,8 @@ def with_verdicts(
     if caller.calls:
         found.append(policy_verdict(result.records, caller.calls, end_s))
     full = [(e.began_s, e.works_s) for e in result.episodes if e.name == "disk_full"]
-    found += log_verdicts(result.records, read_log(log), killed_s=killed, excused=full)
+    if killed:
+        found += log_verdicts(result.records, read_log(log), killed_s=killed, excused=full)
     return replace(result, verdicts=tuple(found))
 
 
