@@ -16,6 +16,7 @@ COMMANDS = (
     "value",
     "latency",
     "chaos",
+    "record",
     "loop",
     "standin",
     "fuzz",

@@ -72,6 +72,10 @@ def stack(
     command = [sys.executable, "-m", "serve", "up", "--repository", str(value)]
     command += ["--ranker-repository", str(ranker), "--scalarization", "1,0", "--budget-ms", "2000"]
     command += ["--port", "0", "--ready-file", str(ready_file)]
+    # Everything is logged, and a replica's spool is looked through soon after it has died.
+    settings = {"decision_log": {"folder": "decisions", "sample_rate": 1.0, "sweep_s": 0.5}}
+    (root / "sidecar.yaml").write_text(json.dumps(settings))
+    command += ["--config", str(root / "sidecar.yaml")]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     try:

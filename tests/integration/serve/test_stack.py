@@ -18,6 +18,7 @@ import yaml
 
 from serve.schema import RankAnswer
 from tests.integration.serve.conftest import Stack
+from tests.support.decisions import logged_ids, read_log
 from triton_models.surface import Surface
 
 CANDIDATES = [7, 3, 9, 1, 5]
@@ -111,6 +112,30 @@ def test_a_killed_value_network_costs_no_ranking_and_comes_back(stack: Stack) ->
     assert set(reasons) <= {"unavailable", "late", "breaker_open"}
     assert reasons
     assert answer["reason"] is None
+
+
+def test_decisions_of_a_killed_replica_are_in_the_log(stack: Stack) -> None:
+    names = [f"logged-{i}" for i in range(40)]
+    for name in names:
+        assert stack.post("/v1/rank", request(stack.surface, request_id=name))[0] == 200
+    deadline = time.monotonic() + 90
+    while json.loads(stack.get("/readyz"))["decision_log"]["queue_records"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family = psutil.Process(stack.process.pid).children(recursive=True)
+    (replica,) = [p for p in family if "ServeReplica" in " ".join(p.cmdline())]
+    replica.kill()
+    folder = stack.log.parent / "decisions"
+    while not set(names) <= set(logged_ids(folder)):
+        assert time.monotonic() < deadline, stack.log.read_text()[-3000:]
+        time.sleep(0.2)
+    # Locust's requests, which are in the log, too, repeat their ids.
+    rows = {row["request_id"]: row for row in read_log(folder).to_pylist()}
+    assert [name for name in logged_ids(folder) if name in names] == sorted(names)
+    row = rows["logged-3"]
+    assert row["run_id"] == "stand-in"
+    assert row["context_device"] == "ipad"
+    assert row["history_action"] == ["save"]
 
 
 def test_up_refuses_another_surface(stack: Stack, tmp_path: Path) -> None:
