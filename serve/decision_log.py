@@ -7,7 +7,8 @@
                              writer's thread                                          shipper's thread
 
 What does not fit is dropped and counted by reason, never waited for. After ``kill -9`` the queue is lost,
-which is younger than one second; the spool is finished by the next process (:mod:`serve.spool`).
+which is younger than one second; the spool is finished by the next process (:mod:`serve.spool`). A third
+thread forces the spool to the disk, for crashes of the machine.
 
 Each number below is written by one thread only, so that none needs a lock.
 """
@@ -163,11 +164,14 @@ class DecisionLog:
             self._publish(self)
 
     def start(self) -> None:
-        """Start both threads. A folder that cannot be written is no obstacle: it is tried again and again."""
-        for name, work, pause_s in (
+        """Start the threads. A folder that cannot be written is no obstacle: it is tried again and again."""
+        works = [
             ("writer", self.flush, self._config.flush_s),
             ("shipper", self.shipper.work, SHIPPER_S),
-        ):
+        ]
+        if self._config.fsync_s is not None:
+            works.append(("syncer", self.writer.sync, self._config.fsync_s))
+        for name, work, pause_s in works:
             thread = threading.Thread(
                 target=self._run, args=(work, pause_s), name=f"decision-log-{name}", daemon=True
             )
@@ -194,6 +198,7 @@ class DecisionLog:
             return
         self.flush()
         self.writer.end_file()
+        self.writer.sync()
         while self.shipper.backlog and self.shipper.last_error is None and time.monotonic() < deadline_s:
             self.shipper.work()
         done = not self.shipper.backlog

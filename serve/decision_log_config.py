@@ -36,7 +36,7 @@ class DecisionLogConfig(BaseModel):
     """Memory of those records, per replica."""
     flush_s: Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)] = 0.25
     """How often records go to the spool. Below one second, since that is what ``kill -9`` may cost."""
-    fsync_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] | None = 1.0
+    fsync_s: Annotated[float, Field(ge=0.01, le=600, allow_inf_nan=False)] | None = 1.0
     """How often the spool is forced to the disk, for crashes of the *machine*. None: left to the kernel."""
     segment_rows: Annotated[int, Field(ge=1)] = 200_000
     segment_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB

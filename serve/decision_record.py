@@ -91,13 +91,18 @@ def make_record(
         cohort=request.cohort,
         route=route,
         answer={name: answer.get(name) for name in KEPT},
-        tensors=tensors or None,
+        tensors=_owned(tensors) if tensors else None,
         context=_context(surface, request.state) if tensors else (),
         frontier_fingerprint=frontier_fingerprint,
         run_id=run_id,
         log_probability=probability,
         trace_id=trace_id,
     )
+
+
+def _owned(tensors: StateTensors) -> StateTensors:
+    """Tensors that hold no memory but their own: a view of a binary body would keep all of it."""
+    return {name: tensor if tensor.base is None else tensor.copy() for name, tensor in tensors.items()}
 
 
 def _context(surface: Surface, state: Mapping[str, Any] | None) -> tuple[str | None, ...]:

@@ -118,18 +118,18 @@ class Ownership:
 class SpoolFile:
     """One file being written. Appends whole batches or nothing."""
 
-    def __init__(self, folder: Path, name: SpoolName, schema: pa.Schema, *, durable: bool) -> None:
+    def __init__(self, folder: Path, name: SpoolName, schema: pa.Schema) -> None:
         self.name = name
         self.path = folder / name.file
         self.rows = 0
         self.size = 0
         self.broken = False
         """A failed append could not be taken back: nothing may follow it."""
+        self.marked = False
+        """Whether it waits to be forced to the disk."""
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         try:
             self._write(schema.serialize())
-            if durable:
-                sync_directory(folder)
         except BaseException:
             self.close()
             self.path.unlink(missing_ok=True)
@@ -162,8 +162,17 @@ class SpoolFile:
             self.broken = True
 
     def sync(self) -> None:
-        """Make what was appended survive a crash of the machine, too."""
-        os.fsync(self._descriptor)
+        """Make what was appended survive a crash of the machine, too. From any thread, closed or not.
+
+        Raises:
+            OSError: the disk refuses, or the file is a segment by now.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_directory(self.path.parent)
 
     def close(self) -> None:
         """Close the file; it stays until its segment is in place."""

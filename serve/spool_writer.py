@@ -64,6 +64,8 @@ class SpoolWriter:
         """Of all replicas of the node."""
         self.finished: deque[SpoolName] = deque()
         """Files that were ended: the shipper's."""
+        self.unsynced: deque[SpoolFile] = deque()
+        """Files with batches that were not forced to the disk yet."""
         self._surface = surface
         self._schema = decision_schema(surface, user_ids=config.user_ids)
         self._config = config
@@ -73,8 +75,6 @@ class SpoolWriter:
         self._file: SpoolFile | None = None
         self._number = 0
         self._opened_s = 0.0
-        self._synced_s = 0.0
-        self._dirty = False
         self._looked_s = float("-inf")
         self._warned_s = float("-inf")
 
@@ -89,21 +89,25 @@ class SpoolWriter:
                 time.sleep(0)  # let go of the interpreter: the event loop may be waiting for it
 
     def _write_rows(self, hour: str, rows: Sequence[DecisionRecord]) -> None:
+        lost = len(rows)
         try:
             refused = self._refusal()
             if refused is not None:
-                self.dropped[refused] += len(rows)
+                self.dropped[refused] += lost
                 return
             batch = self._batch(rows)
+            lost = 0 if batch is None else batch.num_rows
             if batch is None or batch.num_rows == 0:
                 return
             before = self._file.size if self._file is not None else 0
             file = self._file_of(hour)
             file.append(batch)
         except OSError as error:
-            self._drop(rows, error)
+            self._drop(lost, error)
             return
-        self._dirty = True
+        if self._config.fsync_s is not None and not file.marked:
+            file.marked = True
+            self.unsynced.append(file)
         self.written += batch.num_rows
         self.spooled_bytes += max(0, file.size - before)
 
@@ -136,8 +140,8 @@ class SpoolWriter:
                 return "disk_full"
         return None
 
-    def _drop(self, rows: Sequence[DecisionRecord], error: OSError) -> None:
-        self.dropped["disk_full" if error.errno in FULL else "write_error"] += len(rows)
+    def _drop(self, lost: int, error: OSError) -> None:
+        self.dropped["disk_full" if error.errno in FULL else "write_error"] += lost
         now_s = self._clock()
         if now_s - self._warned_s >= LOOK_S * 10:
             self._warned_s = now_s
@@ -156,40 +160,38 @@ class SpoolWriter:
                 self._ownership = Ownership.claim(self.folder, self.owner)
             self._number += 1
             name = SpoolName(self.owner, self._number, hour)
-            durable = self._config.fsync_s is not None
-            self._file = SpoolFile(self.folder, name, self._schema, durable=durable)
-            self._opened_s = self._synced_s = self._clock()
+            self._file = SpoolFile(self.folder, name, self._schema)
+            self._opened_s = self._clock()
         return self._file
 
     def _is_full(self, file: SpoolFile) -> bool:
         return file.rows >= self._config.segment_rows or file.size >= self._config.segment_bytes
 
     def tend(self) -> None:
-        """End the open file if it is full or old; force it to the disk if that is due."""
+        """End the open file if it is full or old."""
         if self._file is None:
             return
-        now_s = self._clock()
-        if self._is_full(self._file) or now_s - self._opened_s >= self._config.segment_s:
+        if self._is_full(self._file) or self._clock() - self._opened_s >= self._config.segment_s:
             self.end_file()
-            return
-        every_s = self._config.fsync_s
-        if self._dirty and every_s is not None and now_s - self._synced_s >= every_s:
-            self._sync(self._file)
-            self._synced_s = now_s
 
-    def _sync(self, file: SpoolFile) -> None:
-        try:
-            file.sync()
-        except OSError as error:
-            logger.warning("%s: cannot be forced to the disk: %s", file.path, error.strerror or error)
-        self._dirty = False
+    def sync(self) -> None:
+        """Force what was written to the disk. In a thread of its own: a busy disk takes seconds for it, and
+        records that waited meanwhile would be what ``kill -9`` costs.
+        """
+        for _ in range(len(self.unsynced)):
+            file = self.unsynced.popleft()
+            file.marked = False  # before: what comes during the call may not be part of it
+            try:
+                file.sync()
+            except FileNotFoundError:
+                continue  # a segment by now, which was forced to the disk itself
+            except OSError as error:
+                logger.warning("%s: cannot be forced to the disk: %s", file.path, error.strerror or error)
 
     def end_file(self) -> None:
         """End the open file, if any: it is the shipper's now."""
         file, self._file = self._file, None
         if file is not None:
-            if self._config.fsync_s is not None:
-                self._sync(file)
             file.close()
             self.finished.append(file.name)
 

@@ -122,7 +122,7 @@ def test_dying_before_any_step_of_a_recovery_repeats_nothing(tmp_path: Path) -> 
     schema, spool = decision_schema(SURFACE), tmp_path / "_spool"
     spool.mkdir()
     for ids in ("abc", "d"):
-        file = SpoolFile(spool, SpoolName(new_owner(), 1, "2026-05-01T07"), schema, durable=False)
+        file = SpoolFile(spool, SpoolName(new_owner(), 1, "2026-05-01T07"), schema)
         file.append(to_batch(SURFACE, schema, [record_of(name) for name in ids]))
         file.close()
     command = [sys.executable, "-c", CRASH, str(tmp_path)]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -169,6 +170,17 @@ def test_a_file_ends_with_the_hour_at_its_size_and_at_its_age(
     assert logged_ids(tmp_path / "log") == list("01234")
 
 
+def test_a_record_keeps_no_body_alive(opened: Any) -> None:
+    body = np.zeros(1_000_000, dtype=np.float32)
+    tensors = encode_state(SURFACE, {**STATE, "user_embedding": body[:4]})
+    assert tensors["user_embedding"].base is body
+    log = opened()
+    assert offer(log, "a", tensors=tensors)
+    kept = log._queue[0].tensors
+    assert kept is not None
+    assert all(tensor.base is None for tensor in kept.values())
+
+
 def test_a_storage_outage_keeps_the_spool_and_is_made_good(opened: Any, tmp_path: Path, clock: Clock) -> None:
     storage = Storage(tmp_path / "log")
     log = opened(storage, segment_rows=1, retry_s=1, retry_max_s=4)
@@ -233,6 +245,39 @@ def test_a_disk_that_refuses_costs_the_records_of_the_moment_only(
     assert (log.dropped["disk_full"], log.dropped["write_error"], log.writer.written) == (1, 1, 2)
     log.close()
     assert logged_ids(tmp_path / "log") == ["after", "before"]
+
+
+def test_what_was_written_is_forced_to_the_disk_beside_the_writer(
+    opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        forced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))  # noqa: PTH119, PTH115
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    log = opened(fsync_s=1.0)
+    for name in "abc":
+        log.put(record_of(name))
+        log.flush()
+    assert forced == []
+    log.writer.sync()
+    file = spool_files(tmp_path / "log" / "_spool")[0].file
+    assert forced == [file, "_spool"]
+    log.writer.sync()
+    assert forced == [file, "_spool"]  # nothing new
+    log.put(record_of("d"))
+    log.flush()
+    log.writer.end_file()
+    log.writer.sync()
+    assert forced == [file, "_spool"] * 2
+    log.put(record_of("e"))
+    log.flush()
+    log.writer.end_file()
+    log.shipper.work()
+    log.writer.sync()  # its segment was forced to the disk; the file is gone
 
 
 def test_a_batch_that_cannot_be_taken_back_ends_its_file(
@@ -358,4 +403,4 @@ def test_an_open_file_takes_no_second_owner_of_its_name(tmp_path: Path, opened: 
     log.flush()
     name = spool_files(tmp_path / "log" / "_spool")[0]
     with pytest.raises(FileExistsError):
-        SpoolFile(tmp_path / "log" / "_spool", name, log.writer._schema, durable=False)
+        SpoolFile(tmp_path / "log" / "_spool", name, log.writer._schema)

@@ -38,7 +38,7 @@ def dead_process(folder: Path, ids: str) -> Path:
     """A spool file whose owner is gone."""
     spool = folder / "_spool"
     spool.mkdir(parents=True, exist_ok=True)
-    file = SpoolFile(spool, SpoolName(new_owner(), 1, "2026-05-01T07"), SCHEMA, durable=False)
+    file = SpoolFile(spool, SpoolName(new_owner(), 1, "2026-05-01T07"), SCHEMA)
     for request_id in ids:
         file.append(to_batch(SURFACE, SCHEMA, [record_of(request_id)]))
     file.close()
@@ -215,7 +215,7 @@ def test_what_is_written_reads_back_the_same(batches: list[list[Any]]) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         name = SpoolName("a", 1, "2026-05-01T07")
-        file = SpoolFile(Path(folder), name, SCHEMA, durable=False)
+        file = SpoolFile(Path(folder), name, SCHEMA)
         for rows in batches:
             batch = to_batch(SURFACE, SCHEMA, [record for record, _ in rows])
             batch.validate(full=True)
