@@ -25,6 +25,9 @@ from triton_models.files import sync_directory
 ROW_GROUP_BYTES = 16 * 1024**2
 COPY_BYTES = 4 * 1024**2
 
+FLAT = ("s3", "gcs", "abfs")
+"""Stores without folders: made ones would be empty objects, and need rights of their own."""
+
 
 class SegmentStore(Protocol):
     """Where segments go."""
@@ -88,7 +91,8 @@ class RemoteStore:
         """Upload under a hidden name, then move; a move on an object store is a copy that appears whole."""
         folder, name = f"{self.root.rstrip('/')}/{segment}".rsplit("/", 1)
         hidden = f"{folder}/.{name}.part"
-        self.filesystem.create_dir(folder, recursive=True)
+        if self.filesystem.type_name not in FLAT:
+            self.filesystem.create_dir(folder, recursive=True)
         with file.open("rb") as source, self.filesystem.open_output_stream(hidden) as output:
             shutil.copyfileobj(source, output, COPY_BYTES)
         self.filesystem.move(hidden, f"{folder}/{name}")

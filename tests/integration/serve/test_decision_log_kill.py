@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import subprocess
@@ -22,6 +23,7 @@ from serve.decision_log import DecisionLog
 from serve.shipper import Shipper
 from serve.spool import SpoolFile, SpoolName, new_owner
 from tests.support.decisions import SURFACE, log_config, logged_ids, record_of
+from tests.support.object_store import object_store
 from triton_models.decision_format import decision_schema
 
 PROMISE_S = 1.0
@@ -209,3 +211,38 @@ def test_segments_go_through_a_filesystem_by_uri(tmp_path: Path) -> None:
     assert len(names) == 1
     assert names[0].endswith(".parquet")
     assert pq.read_schema(next(target.rglob("*.parquet"))).metadata[b"puts.surface"]
+
+
+def test_segments_go_to_an_object_store_and_an_outage_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyarrow's own S3 client; of the store only the protocol is real."""
+    for name, value in {
+        "ACCESS_KEY_ID": "x",
+        "SECRET_ACCESS_KEY": "y",
+        "EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with object_store() as store:
+        uri = store.uri("bucket/log")
+        log = DecisionLog(SURFACE, log_config(uri, spool=str(tmp_path)))
+        found: list[str] = []
+        for name, away in (("a", False), ("b", True), ("c", False)):
+            store.away = away
+            log.put(record_of(name))
+            log.flush()
+            log.writer.end_file()
+            deadline_s = time.monotonic() + 60
+            while log.shipper.backlog and (log.shipper.last_error is None or not away):
+                log.shipper.work()
+                assert time.monotonic() < deadline_s, store.asked
+            assert log.shipper.backlog == int(away)
+        log.close()
+        # The client marks folders with empty objects, whose keys end in a slash.
+        segments = {key: data for key, data in store.objects.items() if not key.endswith("/")}
+        for key, data in segments.items():
+            assert key.startswith("/bucket/log/date=") and key.endswith(".parquet"), store.asked
+            found += pq.read_table(io.BytesIO(data))["request_id"].to_pylist()
+        assert sorted(found) == list("abc")
+        assert log.shipper.failures > 0
+    assert [path.name for path in tmp_path.iterdir()] == []
