@@ -14,6 +14,7 @@ COMMANDS = (
     "cost",
     "beside",
     "value",
+    "estimators",
     "latency",
     "chaos",
     "record",

@@ -21,6 +21,8 @@ from triton_models.surface import Surface
 
 logger = logging.getLogger(__name__)
 
+_MATRICES = ("outcome", "chosen", "feature")
+
 
 class Collector:
     """Gathers scored slices into compact arrays."""
@@ -43,7 +45,7 @@ class Collector:
         if not table.num_rows:
             return
         part = {name: table.column(name).to_numpy() for name in ("action", "propensity", "identity")}
-        part |= {name: _matrix(table.column(name)) for name in ("outcome", "chosen")}
+        part |= {name: _matrix(table.column(name)) for name in _MATRICES if name in table.column_names}
         part["user"] = _numbers(table.column("user"), self._users).astype(np.int32)
         part["cohort"] = _numbers(table.column("cohort"), self._cohorts).astype(np.int16)
         for name, values in part.items():
@@ -71,6 +73,7 @@ class Collector:
             action_N=data["action"][order],
             propensity_N=data["propensity"][order],
             outcome_NR=data["outcome"][order],
+            feature_NF=data["feature"][order] if "feature" in data else None,
         )
         return ScoredRows(
             rows=rows,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_train.estimators import Estimator, FloatArray, LoggedRows, Policy
-from ray_train.intervals import IntervalMethod, ratios, relative_lifts
+from ray_train.intervals import Bands, IntervalMethod, ratios, relative_lifts
 
 CHUNK_ROWS = 16_384
 """Rows per chunk (whole users): 25 policies and 4 outcomes make about 30 MB of sums."""
@@ -28,6 +28,11 @@ class Evaluation:
     value_PR: FloatArray
     lift_PR: FloatArray
     bounds_PR2: FloatArray
+    """Interval of each lift by itself."""
+    bands_PR2: FloatArray
+    """Bounds of all lifts that hold together."""
+    critical: float
+    """Their width, in standard deviations."""
     hits_P: npt.NDArray[np.int64]
     effective_P: FloatArray
     """Kish's effective sample size, (Σ w)² / Σ w²."""
@@ -56,13 +61,21 @@ def evaluate(
         moment_P3 += part_P3
         if interval is not None:
             interval.add(sum_UPR2)
+    # Where no row took the policy's action a model would still answer; the logs do not.
+    total_PR2[moment_P3[:, 0] == 0] = 0.0
     lift_PR = relative_lifts(total_PR2)
-    bounds = np.full(total_PR2.shape, np.nan) if interval is None or not len(rows) else interval.bounds()
+    bounds = np.full(total_PR2.shape, np.nan)
+    bands = Bands(bounds, float("nan"))
+    if interval is not None and len(rows):
+        bounds, bands = interval.bounds(), interval.bands()
+    undefined = np.isnan(lift_PR)[..., None]
     weight_P, square_P = moment_P3[:, 1], moment_P3[:, 2]
     return Evaluation(
         value_PR=ratios(total_PR2),
         lift_PR=lift_PR,
-        bounds_PR2=np.where(np.isnan(lift_PR)[..., None], np.nan, bounds),
+        bounds_PR2=np.where(undefined, np.nan, bounds),
+        bands_PR2=np.where(undefined, np.nan, bands.bounds_PR2),
+        critical=bands.critical,
         hits_P=moment_P3[:, 0].astype(np.int64),
         effective_P=np.divide(weight_P**2, square_P, out=np.zeros_like(weight_P), where=square_P > 0),
     )
@@ -93,10 +106,11 @@ def _chunk_sums(
     users, outcomes = int(local_N[-1]) + 1, rows.outcome_NR.shape[1]
     sum_UPR2 = np.zeros((users, len(policies), outcomes, 2))
     moment_P3 = np.zeros((len(policies), 3))
+    prepared = estimator.prepare(rows)
     for p, policy in enumerate(policies):
-        terms = estimator.terms(rows, policy)
-        moment_P3[p] = len(terms.row_H), terms.weight_H.sum(), (terms.weight_H**2).sum()
-        user_H = local_N[terms.row_H]
+        terms = estimator.terms(prepared, policy)
+        moment_P3[p] = terms.hits, terms.weight_H.sum(), (terms.weight_H**2).sum()
+        user_H = local_N if terms.row_H is None else local_N[terms.row_H]
         for r in range(outcomes):
             for k, part_HR in enumerate((terms.numerator_HR, terms.denominator_HR)):
                 sum_UPR2[:, p, r, k] = np.bincount(user_H, weights=part_HR[:, r], minlength=users)

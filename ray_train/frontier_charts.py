@@ -39,9 +39,12 @@ def describe(frontier: Frontier, estimate: Estimate, title: str) -> str:
     surface = frontier.surface_object
     lines = [title]
     lines += [
-        f"{name} {percent(estimate.lifts[name], estimate.intervals[name])}" for name in surface.objectives
+        f"{name} {percent(estimate.lifts[name], estimate.bands()[name])}" for name in surface.objectives
     ]
-    lines += [f"{name} {percent(metric.lift, metric.interval)}" for name, metric in estimate.metrics.items()]
+    lines += [
+        f"{name} {percent(metric.lift, metric.simultaneous or metric.interval)}"
+        for name, metric in estimate.metrics.items()
+    ]
     weights = ", ".join(f"{head} {estimate.mean_weights[head]:.4g}" for head in surface.controlled_heads)
     lines += [f"mean weights: {weights}", f"{estimate.hits:,} hits"]
     return "\n".join(lines)
@@ -111,7 +114,7 @@ def scatter_axes(frontier: Frontier, pair: tuple[str, str], points: Iterable[Poi
     for name in pair:
         lifts = [estimate.lifts[name] for estimate in (*shown, *static)]
         core = [100 * lift for lift in lifts if lift is not None]
-        pairs = [point.intervals[name] for point in shown if not point.dominated]
+        pairs = [point.bands()[name] for point in shown if not point.dominated]
         extra = [100 * bound for bounds in pairs if bounds for bound in bounds]
         axes.append(Axis.around([0.0, *core], extra, title=f"{name} lift, %", signed=True))
     return axes[0], axes[1]
@@ -171,7 +174,7 @@ def _whiskers(plot: Plot, estimate: Estimate, pair: tuple[str, str], kind: str) 
     if spot is None:
         return []
     (x, y), boxes = spot, []
-    across, along = (estimate.intervals[name] for name in pair)
+    across, along = (estimate.bands()[name] for name in pair)
     if across:
         boxes.append((plot.x(100 * across[0]), y, plot.x(100 * across[1]), y))
     if along:
@@ -194,9 +197,13 @@ def curve(
     reference: tuple[float, str] | None = None,
     signed: bool = False,
     bands: bool = True,
+    outer: Series = (),
 ) -> str:
-    """Curves against α with interval bands; one label per curve at its right end if there are several."""
-    flat = [item for items in series.values() for item in items]
+    """Curves against α with interval bands; one label per curve at its right end if there are several.
+
+    ``outer`` holds the simultaneous bands of a single curve, drawn fainter around its intervals.
+    """
+    flat = [item for items in (*series.values(), outer) for item in items]
     core = [y for _, y, _ in flat if y is not None] + ([reference[0]] if reference else [])
     extra = [bound for _, _, bounds in flat if bounds and bands for bound in bounds]
     alphas = [x for x, _, _ in flat]
@@ -223,6 +230,8 @@ def curve(
             )
         )
         plot.write(svg.text(plot.frame[2] - 4, plot.y(reference[0]) - 5, reference[1], "label quiet", "end"))
+    for run in _runs(outer):
+        _draw_band(plot, run, "band outer c0")
     for number, (name, items) in enumerate(series.items()):
         _draw_series(plot, name if many else "", items, number if many else 0, bands=bands)
     if many:
@@ -238,17 +247,22 @@ def _alpha_title(frontier: Frontier) -> str:
 def _draw_series(plot: Plot, name: str, items: Series, number: int, *, bands: bool) -> None:
     colour = f"c{number % 6}"
     for run in _runs(items):
-        known = [(x, bounds) for x, _, bounds in run if bounds]
-        if bands and len(known) > 1:
-            upper = [(plot.x(x), plot.y(bounds[1])) for x, bounds in known]
-            lower = [(plot.x(x), plot.y(bounds[0])) for x, bounds in reversed(known)]
-            plot.add(svg.path([*upper, *lower], f"band {colour}", closed=True))
+        if bands:
+            _draw_band(plot, run, f"band {colour}")
         plot.add(svg.path([(plot.x(x), plot.y(y)) for x, y, _ in run if y is not None], f"curve {colour}"))
         for x, y, bounds in run:
             if y is not None:
                 tip = f"{name} α = {x:.3g}: {y:.4g}".strip()
                 tip += f" [{bounds[0]:.4g}, {bounds[1]:.4g}]" if bounds else ""
                 plot.add(svg.circle(plot.x(x), plot.y(y), 2.6, f"dot {colour}", tip))
+
+
+def _draw_band(plot: Plot, run: Series, kind: str) -> None:
+    known = [(x, bounds) for x, _, bounds in run if bounds]
+    if len(known) > 1:
+        upper = [(plot.x(x), plot.y(bounds[1])) for x, bounds in known]
+        lower = [(plot.x(x), plot.y(bounds[0])) for x, bounds in reversed(known)]
+        plot.add(svg.path([*upper, *lower], kind, closed=True))
 
 
 def _runs(items: Series) -> list[Series]:
@@ -274,23 +288,28 @@ def _label_ends(plot: Plot, series: dict[str, Series]) -> None:
         plot.write(svg.text(plot.frame[2] + 5, last + 4, name, f"label c{order % 6}"))
 
 
-def lift_series(points: Sequence[Point], objective: str) -> Series:
-    """Lifts of an objective in percent against α."""
+def lift_series(points: Sequence[Point], objective: str, *, together: bool = False) -> Series:
+    """Lifts of an objective in percent against α, with their intervals or simultaneous bands."""
     return [
-        (point.scalarization[1], _percent(point.lifts[objective]), _percents(point.intervals[objective]))
+        (
+            point.scalarization[1],
+            _percent(point.lifts[objective]),
+            _percents((point.bands() if together else point.intervals)[objective]),
+        )
         for point in points
     ]
 
 
-def metric_series(points: Sequence[Point], metric: str) -> Series:
-    """Lifts of a guardrail metric in percent against α."""
+def metric_series(points: Sequence[Point], metric: str, *, together: bool = False) -> Series:
+    """Lifts of a guardrail metric in percent against α, with their intervals or simultaneous bands."""
+    estimates = [point.metrics[metric] for point in points]
     return [
         (
             point.scalarization[1],
-            _percent(point.metrics[metric].lift),
-            _percents(point.metrics[metric].interval),
+            _percent(one.lift),
+            _percents(one.simultaneous if together else one.interval),
         )
-        for point in points
+        for point, one in zip(points, estimates, strict=True)
     ]
 
 

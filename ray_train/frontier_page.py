@@ -51,10 +51,13 @@ def _header(frontier: Frontier) -> str:
         ("rows", f"{window.rows:,}{rejected}, from {window.logs}"),
         ("hits", f"{_range(hits)} rows per point"),
         ("estimator", estimator.formula),
+        ("how", estimator.details),
         ("intervals", f"{100 * estimator.confidence:g} %, {estimator.interval}{resamples}; lifts are paired"),
+        ("all at once", _bands(frontier)),
         ("production", frontier.production.note),
         ("production's values", ", ".join(f"{name} {_value(value)}" for name, value in values.items())),
         ("hypervolume", _hypervolume(frontier)),
+        *(("warning", warning) for warning in frontier.warnings),
     ]
     return header(
         f"Frontier of run {frontier.run.run_id}", judged.level, _HEADLINES[judged.level], judged.text, facts
@@ -66,6 +69,16 @@ _HEADLINES = {
     "trade-off": "A trade-off.",
     "nothing": "Not yet.",
 }
+
+
+def _bands(frontier: Frontier) -> str:
+    estimator = frontier.estimator
+    if estimator.critical is None or estimator.looks is None:
+        return ""
+    return (
+        f"bands of ± {estimator.critical:.2f} standard deviations hold for all {estimator.looks:,} lifts of "
+        "everybody's points together; candidates are chosen by their lower ends"
+    )
 
 
 def _hypervolume(frontier: Frontier) -> str:
@@ -112,8 +125,8 @@ def _scatter(frontier: Frontier) -> str:
     total = len(frontier.surface_object.objectives)
     more = "" if total * (total - 1) // 2 <= len(pairs) else f" The first {len(pairs)} pairs are shown."
     note = (
-        "Up and to the right is better. Whiskers are intervals of the lifts; those that leave the frame are "
-        f"cut off, the tables hold the figures.{more}"
+        "Up and to the right is better. Whiskers are bands of the lifts that hold all at once; those "
+        f"that leave the frame are cut off, the tables hold the figures.{more}"
     )
     if not wide:
         note += " A point may look dominated in one panel and not be, in all objectives together."
@@ -145,7 +158,7 @@ def _candidates(frontier: Frontier) -> str:
                 objective,
                 f"forest{m}",
                 [
-                    (label, static, estimate.lifts[objective], estimate.intervals[objective])
+                    (label, static, estimate.lifts[objective], estimate.bands()[objective])
                     for label, static, estimate, _ in rows
                 ],
                 lambda i: charts.describe(frontier, rows[i][2], names[i]),
@@ -169,11 +182,13 @@ def _curves(frontier: Frontier) -> str:
     figures = []
     for i, name in enumerate(surface.objectives):
         series: dict[str, charts.Series] = {name: charts.lift_series(points, name)}
-        figures.append(_curve(frontier, f"lift{i}", name, "lift, %", series))
+        outer = charts.lift_series(points, name, together=True)
+        figures.append(_curve(frontier, f"lift{i}", name, "lift, %", series, outer))
     for i, name in enumerate(surface.metrics):
         series = {name: charts.metric_series(points, name)}
         if any(y is not None for _, y, _ in series[name]):
-            figures.append(_curve(frontier, f"metric{i}", f"{name} (guardrail)", "lift, %", series))
+            outer = charts.metric_series(points, name, together=True)
+            figures.append(_curve(frontier, f"metric{i}", f"{name} (guardrail)", "lift, %", series, outer))
     for i, weight in enumerate(surface.controlled):
         figures.append(
             figure(
@@ -187,16 +202,32 @@ def _curves(frontier: Frontier) -> str:
                 )
             )
         )
-    return section("Along α", grid(figures), "Lines are estimates, bands their intervals (one look each).")
+    return section(
+        "Along α",
+        grid(figures),
+        "Lines are estimates; the inner band is for one look, the outer one for all at once.",
+    )
 
 
 def _curve(
-    frontier: Frontier, identity: str, title: str, y_title: str, series: dict[str, charts.Series]
+    frontier: Frontier,
+    identity: str,
+    title: str,
+    y_title: str,
+    series: dict[str, charts.Series],
+    outer: charts.Series = (),
 ) -> str:
     bands = len(series) == 1
     return figure(
         charts.curve(
-            frontier, identity, title=title, y_title=y_title, series=series, signed=True, bands=bands
+            frontier,
+            identity,
+            title=title,
+            y_title=y_title,
+            series=series,
+            signed=True,
+            bands=bands,
+            outer=outer,
         )
     )
 
@@ -261,8 +292,8 @@ def _cells(frontier: Frontier, estimate: Estimate) -> list[str]:
     surface = frontier.surface_object
     metrics = [estimate.metrics[name] for name in surface.metrics]
     return [
-        *(charts.percent(estimate.lifts[name], estimate.intervals[name]) for name in surface.objectives),
-        *(charts.percent(metric.lift, metric.interval) for metric in metrics),
+        *(charts.percent(estimate.lifts[name], estimate.bands()[name]) for name in surface.objectives),
+        *(charts.percent(metric.lift, metric.simultaneous or metric.interval) for metric in metrics),
         *(f"{estimate.mean_weights[head]:.4g}" for head in surface.controlled_heads),
         f"{estimate.effective_sample_size:,.0f}",
         f"{estimate.hits:,}",
@@ -274,7 +305,8 @@ def _reading(frontier: Frontier) -> str:
     items = [
         "A lift is the relative difference from production's estimate on the same rows (Eq. 10 of arXiv "
         "2605.16344); λ weighs the objectives in the policy's choice.",
-        f"Each interval holds for one look; this page shows {looks} points of one sample.",
+        f"This page shows {looks} points of one sample. The figures in brackets are bands that hold for all "
+        "of them at once; the darker band of a curve is the interval for one look.",
         "Hits are rows whose logged action the policy would have taken; only they say anything about it. The "
         "effective sample is (Σ w)² / Σ w² of their weights.",
         "Estimates are for the logged window and ranker; a new ranker needs new logs.",

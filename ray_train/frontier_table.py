@@ -15,7 +15,11 @@ def print_candidates(console: Console, frontier: Frontier) -> None:
     """Every candidate with lifts and intervals, its matched static weights below it, and the verdict."""
     surface = frontier.surface_object
     confidence = f"{100 * frontier.estimator.confidence:g} %"
-    table = Table(title=f"Lifts against production, {confidence} intervals", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=f"Lifts against production, {confidence} bands for all points at once",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.add_column("candidate")
     for name in surface.objectives:
         table.add_column(name, justify="right", no_wrap=True)
@@ -35,7 +39,7 @@ def print_candidates(console: Console, frontier: Frontier) -> None:
 def _cells(frontier: Frontier, estimate: Estimate) -> list[str]:
     surface = frontier.surface_object
     return [
-        *(format_lift(estimate.lifts[name], estimate.intervals[name]) for name in surface.objectives),
+        *(format_lift(estimate.lifts[name], estimate.bands()[name]) for name in surface.objectives),
         f"{estimate.hits:,}",
         "\n".join(f"{head} {estimate.mean_weights[head]:.4g}" for head in surface.controlled_heads),
     ]

@@ -3,6 +3,12 @@
 One user's requests resemble each other, so rows are not independent: sums per user are. Both policies
 of a lift are valued on the same users, and the noise that they share cancels.
 
+An interval holds for one look. A sweep of 25 points is 25 looks at each outcome, so both methods also give
+*simultaneous* bands, ``L ∓ c · sd(L)`` with one c for all lifts: c is the quantile of the largest of
+``|L̂ - L| / sd`` over all policies and outcomes (max-t; Montiel Olea & Plagborg-Møller, *Simultaneous
+confidence bands*, 2019). With the stated confidence all bands hold at once, so whatever is picked by looking
+at their lower ends is covered. Neighbours on a sweep are alike, hence c is far below Bonferroni's.
+
 Shape legend: U users, P policies (number 0 is the baseline), R outcomes, B resamples; the last axis of
 ``sum_UPR2`` holds numerator and denominator (:mod:`ray_train.estimators`).
 """
@@ -11,6 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import ClassVar
 
@@ -22,7 +29,12 @@ from ray_train.estimators import FloatArray
 MAX_UNDEFINED_SHARE = 0.05
 """With more undefined resamples than this (no hits in them), the logs are too thin for an interval."""
 
+MOST_JOINT = 1024
+"""Sums per user (policies x outcomes x 2) up to which the normal bands use their joint distribution."""
+
 _QUANTUM = 1 << 16
+_RESTING = 1e-6
+"""A lift whose standard deviation is below this is production's own."""
 
 
 def _poisson_table() -> npt.NDArray[np.float32]:
@@ -51,6 +63,15 @@ def ratios(sum_PR2: FloatArray) -> FloatArray:
         return np.where(denominator > 0, numerator / denominator, np.nan)
 
 
+@dataclass(frozen=True)
+class Bands:
+    """Bounds that hold together."""
+
+    bounds_PR2: FloatArray
+    critical: float
+    """c; NaN where there is nothing to bound."""
+
+
 class IntervalMethod(ABC):
     """Fed with sums per user, chunk by chunk; each user is in exactly one chunk."""
 
@@ -68,6 +89,10 @@ class IntervalMethod(ABC):
     @abstractmethod
     def bounds(self) -> FloatArray:
         """Lower and upper bound of every lift, [P, R, 2]; NaN where the data do not give one."""
+
+    @abstractmethod
+    def bands(self) -> Bands:
+        """Simultaneous bounds of all lifts."""
 
 
 class ClusterBootstrap(IntervalMethod):
@@ -115,6 +140,23 @@ class ClusterBootstrap(IntervalMethod):
         bounds_2PR[:, undefined_PR > MAX_UNDEFINED_SHARE] = np.nan
         return np.moveaxis(bounds_2PR, 0, -1)
 
+    def bands(self) -> Bands:
+        """``L ∓ c · sd(L*)`` around the mean of the resamples, c from ``max |L*_b - mean| / sd``."""
+        if self._sum_BPR2 is None:
+            raise ValueError("no users were added")
+        lift_BPR = relative_lifts(self._sum_BPR2)
+        thin_PR = np.isnan(lift_BPR).mean(axis=0) > MAX_UNDEFINED_SHARE
+        filled = np.where(thin_PR, 0.0, lift_BPR)
+        centre_PR, sd_PR = np.nanmean(filled, axis=0), np.nanstd(filled, axis=0, ddof=1)
+        moving_PR = (sd_PR > _RESTING) & ~thin_PR
+        critical = math.nan
+        if moving_PR.any():
+            t_BX = np.abs(filled - centre_PR)[:, moving_PR] / sd_PR[moving_PR]
+            critical = float(np.quantile(np.nanmax(t_BX, axis=1), self.confidence))
+        half_PR = np.where(moving_PR, sd_PR * np.nan_to_num(critical), 0.0)
+        bounds = np.stack([centre_PR - half_PR, centre_PR + half_PR], axis=-1)
+        return Bands(np.where(thin_PR[..., None], np.nan, bounds), critical)
+
 
 class DeltaMethod(IntervalMethod):
     """Normal interval of ``L`` with ``sd(L) ≈ (1 + L) · sd(log(1 + L))``.
@@ -130,17 +172,31 @@ class DeltaMethod(IntervalMethod):
         super().__init__(confidence=confidence)
         self._sum_PR2: FloatArray | float = 0.0
         self._gram_PR44: FloatArray | float = 0.0
+        self._gram_XX: FloatArray | float | None = 0.0
+        self._users = 0
 
     def add(self, sum_UPR2: FloatArray) -> None:
-        """Add up the sums and the cross products of (n_p, d_p, n_0, d_0)."""
+        """Add up the sums and the cross products of (n_p, d_p, n_0, d_0); of all sums if they are few."""
+        users = len(sum_UPR2)
         both_UPR4 = np.concatenate([sum_UPR2, np.broadcast_to(sum_UPR2[:, :1], sum_UPR2.shape)], axis=-1)
         self._sum_PR2 = self._sum_PR2 + sum_UPR2.sum(axis=0)
         self._gram_PR44 = self._gram_PR44 + np.einsum("upri,uprj->prij", both_UPR4, both_UPR4)
+        self._users += users
+        if self._gram_XX is not None and sum_UPR2[0].size <= MOST_JOINT:
+            flat_UX = sum_UPR2.reshape(users, -1)
+            self._gram_XX = self._gram_XX + flat_UX.T @ flat_UX
+        else:
+            self._gram_XX = None
 
     def merge(self, other: DeltaMethod) -> None:
         """Take in what another one was fed, with other users."""
         self._sum_PR2 = self._sum_PR2 + other._sum_PR2
         self._gram_PR44 = self._gram_PR44 + other._gram_PR44
+        self._users += other._users
+        if self._gram_XX is not None and other._gram_XX is not None:
+            self._gram_XX = self._gram_XX + other._gram_XX
+        else:
+            self._gram_XX = None
 
     @property
     def total_PR2(self) -> FloatArray:
@@ -155,6 +211,20 @@ class DeltaMethod(IntervalMethod):
 
     def bounds(self) -> FloatArray:
         """``L ∓ z · sd(L)``."""
+        lift_PR, sd_PR = self._moments()
+        return _around(lift_PR, sd_PR * NormalDist().inv_cdf(0.5 + self.confidence / 2.0))
+
+    def bands(self) -> Bands:
+        """c from the joint normal distribution of the lifts; Bonferroni's if they are very many."""
+        lift_PR, sd_PR = self._moments()
+        moving_PR = np.isfinite(sd_PR) & (sd_PR > _RESTING)
+        critical = math.nan
+        if moving_PR.any():
+            critical = self._critical(moving_PR)
+        return Bands(_around(lift_PR, sd_PR * np.nan_to_num(critical)), critical)
+
+    def _moments(self) -> tuple[FloatArray, FloatArray]:
+        """Lifts and their standard deviations, [P, R]."""
         sum_PR2 = self.total_PR2
         total_PR4 = np.concatenate([sum_PR2, np.broadcast_to(sum_PR2[:1], sum_PR2.shape)], axis=-1)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -162,7 +232,37 @@ class DeltaMethod(IntervalMethod):
             variance_PR = np.einsum("pri,prij,prj->pr", slope_PR4, self._gram_PR44, slope_PR4)
             lift_PR = relative_lifts(sum_PR2)
             # A policy that is the baseline has variance 0 up to rounding.
-            half_PR = (1.0 + lift_PR) * np.sqrt(np.maximum(variance_PR, 0.0))
-        half_PR = half_PR * NormalDist().inv_cdf(0.5 + self.confidence / 2.0)
-        bounds = np.stack([lift_PR - half_PR, lift_PR + half_PR], axis=-1)
-        return np.where(np.isfinite(bounds), bounds, np.nan)
+            variance_PR = np.maximum(variance_PR, 0.0) * self._users / max(self._users - 1, 1)
+            return lift_PR, (1.0 + lift_PR) * np.sqrt(variance_PR)
+
+    def _critical(self, moving_PR: npt.NDArray[np.bool_]) -> float:
+        looks = int(moving_PR.sum())
+        if self._gram_XX is None or isinstance(self._gram_XX, float):
+            return NormalDist().inv_cdf(0.5 + (1.0 - (1.0 - self.confidence) / looks) / 2.0)
+        policies, outcomes, _ = self.total_PR2.shape
+        # Row (p, r): the derivative of log(1 + L) by all sums, which are in the order policy, outcome, part.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inverse_PR2 = np.array([1.0, -1.0]) / self.total_PR2
+        slope = np.zeros((policies, outcomes, policies, outcomes, 2))
+        p, r = np.meshgrid(np.arange(policies), np.arange(outcomes), indexing="ij")
+        slope[p, r, p, r] += inverse_PR2
+        slope[p, r, 0, r] -= inverse_PR2[:1]
+        slope_YX = slope[moving_PR].reshape(looks, -1)
+        slope_YX = np.where(np.isfinite(slope_YX), slope_YX, 0.0)
+        covariance_YY = slope_YX @ self._gram_XX @ slope_YX.T
+        sd_Y = np.sqrt(np.maximum(np.diag(covariance_YY), _RESTING**2))
+        return max_normal(covariance_YY / np.outer(sd_Y, sd_Y), self.confidence)
+
+
+def _around(lift_PR: FloatArray, half_PR: FloatArray) -> FloatArray:
+    bounds = np.stack([lift_PR - half_PR, lift_PR + half_PR], axis=-1)
+    return np.where(np.isfinite(bounds), bounds, np.nan)
+
+
+def max_normal(correlation_YY: FloatArray, confidence: float, *, draws: int = 20_000) -> float:
+    """Quantile of ``max |Z_y|`` for ``Z ~ N(0, correlation)``, by simulation with a fixed seed."""
+    spread, directions = np.linalg.eigh(correlation_YY)
+    keep = spread > 1e-9 * spread.max()
+    root_YX = directions[:, keep] * np.sqrt(spread[keep])
+    normal_DX = np.random.default_rng(0).normal(size=(draws, int(keep.sum())))
+    return float(np.quantile(np.abs(normal_DX @ root_YX.T).max(axis=1), confidence))

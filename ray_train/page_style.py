@@ -36,7 +36,7 @@ text.quiet{font-weight:400;fill:var(--soft)}
 .whisker.static-line{stroke:var(--static);opacity:.8;stroke-width:1.5}
 .tie{stroke:var(--static);stroke-dasharray:3 3}.leader{stroke:var(--soft);stroke-width:.8}
 .reference{stroke:var(--soft);stroke-dasharray:5 4}
-.curve{fill:none;stroke-width:2}.band{opacity:.16}
+.curve{fill:none;stroke-width:2}.band{opacity:.16}.band.outer{opacity:.09}
 .curve.c0{stroke:var(--c0)}.curve.c1{stroke:var(--c1)}.curve.c2{stroke:var(--c2)}
 .curve.c3{stroke:var(--c3)}.curve.c4{stroke:var(--c4)}.curve.c5{stroke:var(--c5)}
 .c0{fill:var(--c0)}.c1{fill:var(--c1)}.c2{fill:var(--c2)}.c3{fill:var(--c3)}.c4{fill:var(--c4)}.c5{fill:var(--c5)}

@@ -91,23 +91,33 @@ def _compositions(total: int, parts: int) -> list[tuple[int, ...]]:
 
 
 def choose_candidates(
-    lift_PM: FloatArray, front_P: npt.NDArray[np.bool_], objectives: tuple[str, ...]
+    lift_PM: FloatArray,
+    front_P: npt.NDArray[np.bool_],
+    objectives: tuple[str, ...],
+    lower_PM: FloatArray | None = None,
 ) -> list[Choice]:
-    """The extreme of each objective, the knee (M > 1), and the best non-degrading point if there is one."""
+    """The extreme of each objective, the knee (M > 1), and the best non-degrading point if there is one.
+
+    Chosen by the lower ends of the lifts' bands: what looks best of many is mostly what was lucky, and a
+    point that is known badly must not win by its width. Without bands on the whole frontier, by the lifts.
+    """
     front = np.flatnonzero(front_P)
     if not len(front):
         return []
+    cautious = lower_PM is not None and bool(np.isfinite(lower_PM[front]).all())
+    by_PM = lower_PM if cautious and lower_PM is not None else lift_PM
+    end = " at the lower end" if cautious else ""
     choices = [
-        Choice(leaning(name), int(front[np.argmax(lift_PM[front, m])]), f"largest lift of {name}")
+        Choice(leaning(name), int(front[np.argmax(by_PM[front, m])]), f"largest lift of {name}{end}")
         for m, name in enumerate(objectives)
     ]
     if len(objectives) > 1:
-        knee = int(front[np.argmax(bulge(lift_PM[front]))])
-        choices.append(Choice(KNEE, knee, "farthest from the chord between the extremes"))
-    safe = front[(lift_PM[front] >= 0).all(axis=1)]
+        knee = int(front[np.argmax(bulge(by_PM[front]))])
+        choices.append(Choice(KNEE, knee, f"farthest from the chord between the extremes{end}"))
+    safe = front[(by_PM[front] >= 0).all(axis=1)]
     if len(safe):
-        best = int(safe[np.argmax(lift_PM[safe].min(axis=1))])
-        reason = "no objective below production, and the lowest lift is the highest"
+        best = int(safe[np.argmax(by_PM[safe].min(axis=1))])
+        reason = f"no objective below production{end}, and the lowest lift is the highest"
         choices.append(Choice(NON_DEGRADING, best, reason))
     return choices
 

@@ -3,7 +3,8 @@
 Row groups stream through Ray Data, on GPUs where the cluster has them, or through a running Triton
 (:mod:`ray_train.served_network`). Whatever the number of operating points the network runs once per row, and
 ``[n, A, M]`` exists only for one micro-batch of one worker. The driver keeps ``2 P + 4 R + 24`` bytes a row
-(about 90 for 25 points and 4 outcomes), and each user id once.
+(about 90 for 25 points and 4 outcomes), ``2 F`` more where an estimator has a model of the reward (about
+150), and each user id once.
 
 Shape legend: n rows of a slice, N rows altogether, P scalarizations, M objectives, R outcomes
 (objectives, then metrics), A actions.
@@ -24,6 +25,8 @@ import pyarrow as pa
 from ray_train.collecting import Collector
 from ray_train.duplicates import hash_strings
 from ray_train.estimators import FloatArray
+from ray_train.estimators_basis import ActionBasis, polynomial_basis
+from ray_train.estimators_features import feature_width, row_features
 from ray_train.ingest import encode_table
 from ray_train.logs import LogFiles, log_schema
 from ray_train.reading import SLICE_ROWS, Unit, Window, in_window, read_slices
@@ -59,6 +62,8 @@ class ScoringTask:
     scalarization_PM: FloatArray
     now: datetime
     slice_rows: int = SLICE_ROWS
+    features: bool = False
+    """Whether rows carry what a model of the reward may know (:mod:`ray_train.estimators_features`)."""
 
     def tables(self, unit: Unit) -> Iterator[pa.Table]:
         """Slices of a row group, cut to the window."""
@@ -106,6 +111,7 @@ def score_table(
     propensity = np.ones(rows)
     outcome_nR = np.zeros((rows, outcomes), dtype=np.float32)
     chosen_nP = np.zeros((rows, len(task.scalarization_PM)), dtype=np.int16)
+    feature_nF = np.zeros((rows, feature_width(surface) if task.features else 0), dtype=np.float16)
     user = np.full(rows, "", dtype=object)
     cohort = np.full(rows, None, dtype=object)
     identity = np.zeros(rows, dtype=np.uint64)
@@ -115,22 +121,26 @@ def score_table(
         action[good] = arrays["action"]
         propensity[good] = arrays["propensity"]
         outcome_nR[good] = np.concatenate([arrays["rewards"], arrays["metrics"]], axis=1)
-        chosen_nP[good] = choose_actions(surface, network, arrays, task.scalarization_PM, device)
+        basis = polynomial_basis(surface) if task.features else None
+        chosen_nP[good], coefficients = score_states(
+            surface, network, arrays, task.scalarization_PM, device, basis
+        )
+        if task.features:
+            feature_nF[good] = row_features(surface, coefficients, arrays)
         user[good] = arrays["user_id"]
         cohort[good] = arrays["cohort"]
         identity[good] = hash_strings(clean.column("request_id").combine_chunks())
-    return pa.table(
-        {
-            "reason": reason,
-            "action": action,
-            "propensity": propensity,
-            "outcome": _vectors(outcome_nR),
-            "chosen": _vectors(chosen_nP),
-            "user": pa.array(user, pa.large_string()),
-            "cohort": pa.array(cohort, pa.large_string()),
-            "identity": identity,
-        }
-    )
+    columns = {
+        "reason": pa.array(reason),
+        "action": pa.array(action),
+        "propensity": pa.array(propensity),
+        "outcome": _vectors(outcome_nR),
+        "chosen": _vectors(chosen_nP),
+        "user": pa.array(user, pa.large_string()),
+        "cohort": pa.array(cohort, pa.large_string()),
+        "identity": pa.array(identity),
+    }
+    return pa.table(columns | ({"feature": _vectors(feature_nF)} if task.features else {}))
 
 
 def choose_actions(
@@ -141,6 +151,18 @@ def choose_actions(
     device: torch.device,
 ) -> npt.NDArray[np.int16]:
     """``a*(s; λ_p) = argmax_a Σ_m λ_pm Q_m(s, a)`` for every row and scalarization, [n, P]."""
+    return score_states(surface, network, arrays, scalarization_PM, device, None)[0]
+
+
+def score_states(
+    surface: Surface,
+    network: ValueNetwork | ServedNetwork,
+    arrays: dict[str, npt.NDArray[Any]],
+    scalarization_PM: FloatArray,
+    device: torch.device,
+    basis: ActionBasis | None,
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
+    """The choices [n, P] and, for a basis, the coefficients of Q in it [n, M·B], in one pass."""
     import torch
 
     from triton_models.network import greedy_actions
@@ -150,13 +172,17 @@ def choose_actions(
     step = max(1, MICRO_BATCH_CELLS // surface.num_actions)
     scalarization = torch.as_tensor(scalarization_PM, dtype=torch.float32, device=device)
     chosen_nP = np.empty((rows, len(scalarization_PM)), dtype=np.int16)
+    width = len(surface.objectives) * basis.size if basis else 0
+    coefficient_nX = np.empty((rows, width), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, rows, step):
             part = slice(start, start + step)
             state = {name: torch.tensor(arrays[name][part], device=device) for name in names}
             q_BAM = network.action_values(state)
             chosen_nP[part] = greedy_actions(q_BAM, scalarization).cpu().numpy()
-    return chosen_nP
+            if basis:
+                coefficient_nX[part] = basis.coefficients(q_BAM.cpu().numpy()).reshape(-1, width)
+    return chosen_nP, coefficient_nX
 
 
 def _vectors(values_nX: npt.NDArray[Any]) -> pa.FixedSizeListArray:

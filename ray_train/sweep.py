@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_train.estimators import (
-    ESTIMATORS,
     ActionMixture,
     ChosenActions,
     Estimator,
@@ -27,6 +26,8 @@ from ray_train.estimators import (
     SelfNormalizedIPS,
     logging_is_uniform,
 )
+from ray_train.estimators_by_name import MODELLED, Task, fit_model, make_estimator
+from ray_train.estimators_model import DirectMethod, ModelEstimator
 from ray_train.evaluation import Evaluation, evaluate
 from ray_train.pareto import choose_candidates, hypervolume, non_dominated
 from ray_train.production import production_note, production_policy, static_mixture
@@ -34,6 +35,7 @@ from ray_train.sweep_settings import SweepSettings
 from triton_models.errors import LogError
 from triton_models.frontier import (
     Baseline,
+    Bounds,
     Candidate,
     Estimate,
     EstimatorReference,
@@ -48,6 +50,8 @@ from triton_models.surface import Surface
 
 logger = logging.getLogger(__name__)
 
+THIN_PROPENSITY = 0.05
+"""A row whose propensity is below this share of uniform's weighs more than twenty others."""
 MINIMUM_HITS = 100
 """Below so many hits a point's estimate is mostly noise, and its interval too narrow to be believed."""
 
@@ -109,6 +113,9 @@ def build_frontier(
             confidence=settings.confidence,
             resamples=settings.resamples,
             seed=settings.seed,
+            critical=_null(sweep.critical),
+            looks=sweep.looks,
+            details=sweep.details,
         ),
         production=Production(
             valuation=settings.production,
@@ -118,6 +125,7 @@ def build_frontier(
         ),
         points=tuple(points),
         candidates=candidates,
+        warnings=tuple(sweep.warnings),
     )
 
 
@@ -129,10 +137,19 @@ class _Sweep:
         self.settings = settings
         self.scored = scored
         self.scalarization_PM = settings.scalarizations(surface)
-        self.estimator: Estimator = ESTIMATORS[settings.estimator]()
         self.production = production_policy(surface, settings.production)
-
+        self.warnings: list[str] = []
+        self.critical, self.looks = math.nan, 0
+        self.estimator: Estimator = self._make_estimator()
         self.uniform = logging_is_uniform(scored.rows.propensity_N, surface.num_actions)
+
+    def _make_estimator(self) -> Estimator:
+        """Ready for everybody's rows and points; cohorts are valued with the same one."""
+        rows, name = self.scored.rows, self.settings.estimator
+        model = fit_model(self.surface, rows, self.settings.reward_model) if name in MODELLED else None
+        policies = [self.production, *_policies(self.scored)]
+        task = Task(surface=self.surface, rows=rows, policies=policies, model=model)
+        return make_estimator(name, task)
 
     @property
     def formula(self) -> str:
@@ -144,23 +161,48 @@ class _Sweep:
     def warn(self) -> None:
         """Say what makes the numbers to come less trustworthy."""
         if isinstance(self.estimator, RewardAtHit) and not self.uniform:
-            logger.warning(
-                "the logging policy was not uniform over the grid: %s ignores the propensities and is "
-                "biased here; use --estimator %s",
-                self.estimator.name,
-                SelfNormalizedIPS.name,
+            self._warn(
+                f"the logging policy was not uniform over the grid: {self.estimator.name} ignores the "
+                f"propensities and is biased here; use --estimator {SelfNormalizedIPS.name}"
             )
+        if isinstance(self.estimator, DirectMethod):
+            self._warn("dm believes its model of the reward: its intervals do not know the model's bias")
+        smallest = float(self.scored.rows.propensity_N.min())
+        if smallest < THIN_PROPENSITY / self.surface.num_actions:
+            self._warn(
+                f"the smallest logged propensity is {smallest:.2g}, against "
+                f"{1 / self.surface.num_actions:.2g} under uniform logging: single rows weigh much (overlap)"
+            )
+
+    def _warn(self, text: str) -> None:
+        """Into the log, and into the frontier."""
+        logger.warning("%s", text)
+        self.warnings.append(text)
+
+    @property
+    def details(self) -> str:
+        """The model of the reward and the knobs."""
+        if not isinstance(self.estimator, ModelEstimator):
+            return ""
+        told = {
+            "ridge": "model of the reward: ridge, cross-fitted by user",
+            "network": "model of the reward: the run's network, which did not see these rows",
+        }[self.settings.reward_model]
+        return "; ".join(filter(None, [told, self.estimator.knobs]))
 
     def cohort_points(self, cohort: str | None) -> tuple[list[Point], list[Baseline]]:
         """All points and production's estimate for one cohort; nothing where it has no rows."""
         scored = self._rows_of(cohort)
         if not len(scored.rows):
             return [], []
-        policies = [ChosenActions(chosen_N) for chosen_N in np.ascontiguousarray(scored.chosen_NP.T)]
+        policies = _policies(scored)
         result = evaluate(
             self.estimator, scored.rows, [self.production, *policies], self.settings.interval_method()
         )
         self._warn_if_thin(cohort, result)
+        if cohort is None:
+            self.critical = result.critical
+            self.looks = int(np.isfinite(result.bands_PR2[1:, :, 0]).sum())
         lift_PM = result.lift_PR[1:, : len(self.surface.objectives)]
         front_P = non_dominated(lift_PM)
         points = [
@@ -179,7 +221,8 @@ class _Sweep:
         """Candidates among everybody's points, each with its matched static weights (Section 6.4.5)."""
         objectives = self.surface.objectives
         lift_PM = np.array([[_nan(point.lifts[name]) for name in objectives] for point in points])
-        choices = choose_candidates(lift_PM, non_dominated(lift_PM), objectives)
+        lower_PM = np.array([[_lower(point.bands()[name]) for name in objectives] for point in points])
+        choices = choose_candidates(lift_PM, non_dominated(lift_PM), objectives, lower_PM)
         matched = self._matched_static(sorted({choice.point for choice in choices}), points)
         return {
             choice.label: Candidate(
@@ -213,13 +256,18 @@ class _Sweep:
         objectives, metrics = self.surface.objectives, self.surface.metrics
         m = len(objectives)
         bounds = [_bounds(pair) for pair in result.bounds_PR2[p]]
+        bands = [_bounds(pair) for pair in result.bands_PR2[p]]
         return Estimate(
             values=_by_name(objectives, result.value_PR[p, :m]),
             lifts=_by_name(objectives, result.lift_PR[p, :m]),
             intervals=dict(zip(objectives, bounds[:m], strict=True)),
+            simultaneous=dict(zip(objectives, bands[:m], strict=True)),
             metrics={
                 name: MetricEstimate(
-                    value=_null(result.value_PR[p, r]), lift=_null(result.lift_PR[p, r]), interval=bounds[r]
+                    value=_null(result.value_PR[p, r]),
+                    lift=_null(result.lift_PR[p, r]),
+                    interval=bounds[r],
+                    simultaneous=bands[r],
                 )
                 for r, name in enumerate(metrics, start=m)
             },
@@ -245,14 +293,20 @@ class _Sweep:
     def _warn_if_thin(self, cohort: str | None, result: Evaluation) -> None:
         thin = int((result.hits_P < MINIMUM_HITS).sum())
         if thin:
-            logger.warning(
-                "%s: %d of %d policies have fewer than %d hits (fewest %d): their estimates are mostly noise",
-                cohort or "all rows",
-                thin,
-                len(result.hits_P),
-                MINIMUM_HITS,
-                int(result.hits_P.min()),
+            self._warn(
+                f"{cohort or 'all rows'}: {thin} of {len(result.hits_P)} policies have fewer than "
+                f"{MINIMUM_HITS} hits (fewest {int(result.hits_P.min())}): their estimates are mostly noise"
             )
+        few = int((result.effective_P < MINIMUM_HITS).sum())
+        if few and not thin:
+            self._warn(
+                f"{cohort or 'all rows'}: {few} policies have an effective sample below {MINIMUM_HITS} rows "
+                f"(least {result.effective_P.min():.0f}): a few rows with large weights decide"
+            )
+
+
+def _policies(scored: ScoredRows) -> list[ChosenActions]:
+    return [ChosenActions(chosen_N) for chosen_N in np.ascontiguousarray(scored.chosen_NP.T)]
 
 
 def _named_weights(surface: Surface, weights: FloatArray) -> dict[str, float]:
@@ -269,6 +323,10 @@ def _null(value: float) -> float | None:
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else value
+
+
+def _lower(bounds: Bounds | None) -> float:
+    return math.nan if bounds is None else bounds[0]
 
 
 def _bounds(pair: npt.NDArray[np.float64]) -> tuple[float, float] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ray_train.estimators import ESTIMATORS, FloatArray, SelfNormalizedIPS
+from ray_train.estimators import FloatArray
+from ray_train.estimators_by_name import ESTIMATORS, MODELLED
+from ray_train.estimators_smooth import ProjectionDR
 from ray_train.intervals import ClusterBootstrap, DeltaMethod, IntervalMethod
 from ray_train.pareto import lattice
 from ray_train.production import Valuation
@@ -19,8 +21,11 @@ class SweepSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    estimator: str = SelfNormalizedIPS.name
-    """Name of a class in :data:`ray_train.estimators.ESTIMATORS`."""
+    estimator: str = ProjectionDR.name
+    """One of :data:`ray_train.estimators_by_name.ESTIMATORS`; the default was chosen by measurement
+    (benchmarks/RESULTS.md, L3)."""
+    reward_model: Literal["ridge", "network"] = "ridge"
+    """For the estimators that have one: cross-fitted on these rows, or the run's network as it is."""
     by_cohort: bool = False
     """Also every point for every cohort."""
     points: Annotated[int, Field(ge=2, le=1000)] = 25
@@ -40,6 +45,11 @@ class SweepSettings(BaseModel):
         if self.alpha_min >= self.alpha_max:
             raise ValueError(f"alpha-min must be below alpha-max, got {self.alpha_min} and {self.alpha_max}")
         return self
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the rows have to carry what a model of the reward may know."""
+        return self.estimator in MODELLED
 
     def scalarizations(self, surface: Surface) -> FloatArray:
         """λ of every point, [P, M].

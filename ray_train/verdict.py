@@ -19,7 +19,7 @@ class Verdict:
 
 
 def verdict(frontier: Frontier) -> Verdict:
-    """Judge everybody's points by their intervals, one at a time.
+    """Judge everybody's points by their simultaneous bands (by single intervals in files of version 1).
 
     * ``better``: some point's lifts have lower bounds ≥ 0 on every objective and > 0 on one;
     * ``trade-off``: some interval excludes zero upwards, but no such point exists;
@@ -53,6 +53,11 @@ def _caution(frontier: Frontier) -> str:
     looks = points * objectives
     if looks == 1:
         return ""
+    if frontier.points_of(None)[0].simultaneous is not None:
+        return (
+            f" The bands hold for all {frontier.estimator.looks or looks} lifts at once. A candidate must "
+            "also beat its matched static weights; confirm a choice in an A/B test."
+        )
     by_chance = (1.0 - frontier.estimator.confidence) / 2.0 * looks
     return (
         f" Each interval is for one look; among {looks} looks ({points} points, {objectives} objectives) "
@@ -66,5 +71,5 @@ def _better(point: Point) -> bool:
 
 
 def _above(point: Point, objective: str) -> bool:
-    bounds = point.intervals[objective]
+    bounds = point.bands()[objective]
     return bounds is not None and bounds[0] > 0

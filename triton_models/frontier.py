@@ -5,6 +5,8 @@ say about the policy ``a*(s; λ)`` (arXiv 2605.16344, Section 6.3). Lifts are re
 estimate from the same rows, ``V(π_λ) / V(production) - 1`` (Eq. 10): 0.013 is +1.3 %. Null is "the logs
 cannot tell", for example when no logged action equals the policy's.
 
+Version 2 adds bands that hold for all points at once, and warnings; version 1 is read as well and has none.
+
 NumPy-free and torch-free on purpose: the serving side reads this file.
 """
 
@@ -42,6 +44,7 @@ class MetricEstimate(_Frozen):
     value: FiniteFloat | None
     lift: FiniteFloat | None
     interval: Bounds | None
+    simultaneous: Bounds | None = None
 
 
 class Estimate(_Frozen):
@@ -52,7 +55,9 @@ class Estimate(_Frozen):
     lifts: dict[str, FiniteFloat | None]
     """Relative lift against production per objective, paired on the same rows."""
     intervals: dict[str, Bounds | None]
-    """Interval of each lift, at the estimator's confidence."""
+    """Interval of each lift, at the estimator's confidence, for one look."""
+    simultaneous: dict[str, Bounds | None] | None = None
+    """Bands of the lifts that hold for all points of the cohort, objectives and metrics at once."""
     metrics: dict[str, MetricEstimate]
     """Guardrails, never optimised."""
     hits: Count
@@ -63,8 +68,12 @@ class Estimate(_Frozen):
     """Mean of each controlled weight that the policy chooses, by head."""
 
     def lower_bounds_not_negative(self) -> bool:
-        """Whether every objective's lift is ≥ 0 at the lower end of its interval."""
-        return all(bounds is not None and bounds[0] >= 0 for bounds in self.intervals.values())
+        """Whether every objective's lift is ≥ 0 at the lower end of its band, or else its interval."""
+        return all(bounds is not None and bounds[0] >= 0 for bounds in self.bands().values())
+
+    def bands(self) -> dict[str, Bounds | None]:
+        """What to judge by: the simultaneous bands; the intervals in files of version 1."""
+        return self.intervals if self.simultaneous is None else self.simultaneous
 
 
 class Point(Estimate):
@@ -129,6 +138,12 @@ class EstimatorReference(_Frozen):
     confidence: Annotated[float, Field(gt=0, lt=1)]
     resamples: Count
     seed: int
+    critical: FiniteFloat | None = None
+    """Half width of the simultaneous bands of everybody's points, in standard deviations."""
+    looks: Count | None = None
+    """Lifts that those bands hold for together."""
+    details: str = ""
+    """The model of the reward and the knobs, where the estimator has any."""
 
 
 class Baseline(_Frozen):
@@ -160,7 +175,7 @@ class Production(_Frozen):
 class Frontier(_Frozen):
     """A whole sweep. Immutable; see the module docstring for the meaning of a point."""
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     surface: dict[str, Any]
     run: RunReference
     window: Window
@@ -169,6 +184,8 @@ class Frontier(_Frozen):
     points: Annotated[tuple[Point, ...], Field(min_length=1)]
     candidates: dict[str, Candidate]
     """Label → candidate: ``<objective>_leaning``, ``knee``, ``non_degrading`` (absent if none)."""
+    warnings: tuple[str, ...] = ()
+    """What makes the figures less trustworthy, one sentence each."""
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
@@ -213,7 +230,8 @@ class Frontier(_Frozen):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data that :func:`load_frontier` reads back."""
-        return self.model_dump(mode="json")
+        # A file of version 1 keeps its fingerprint: fields that it did not have are left out again.
+        return self.model_dump(mode="json", exclude_unset=self.version == 1)
 
 
 def _check_point(surface: Surface, point: Point) -> None:
@@ -222,6 +240,8 @@ def _check_point(surface: Surface, point: Point) -> None:
         raise ValueError(f"cohort {point.cohort!r} is not one of the surface's cohorts")
     for name, mapping in (("values", point.values), ("lifts", point.lifts), ("intervals", point.intervals)):
         _check_keys(name, mapping, surface.objectives)
+    if point.simultaneous is not None:
+        _check_keys("simultaneous", point.simultaneous, surface.objectives)
     _check_keys("metrics", point.metrics, surface.metrics)
     _check_keys("mean_weights", point.mean_weights, surface.controlled_heads)
 

@@ -15,6 +15,7 @@ then metrics), S intents, K slots.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,10 @@ class World:
         counts = kernels.count_engagements(chance, self.source.engagement_uniforms(batch.first, len(batch)))
         engaged = counts[:, [kernels.REPIN, kernels.P2P, kernels.CLICK]].sum(axis=1) > 0
         return counts, (engaged & (counts[:, kernels.HIDE] == 0)).astype(np.float64)
+
+    def event_columns(self, names: Sequence[str]) -> list[int]:
+        """Columns of :meth:`sample`'s counts that hold these engagement kinds."""
+        return [c.EVENTS.index(name) for name in names]
 
     def intent_posterior(self, batch: RequestBatch) -> npt.NDArray[np.float64]:
         """Chance of each intent given all the request shows, [n, S]: Bayes over the session's entries."""

@@ -38,7 +38,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add = parser.add_argument
     add("logs", metavar="LOGS", help="folder of Parquet files, local or a pyarrow URI")
     add("--run", required=True, metavar="RUN", help="folder of a finished run")
-    add("--estimator", default="snips", metavar="NAME", help="snips, or reward_at_hit (uniform logging only)")
+    add(
+        "--estimator",
+        default="projection_dr",
+        metavar="NAME",
+        help="projection_dr, kernel_dr, dr, dros, switch_dr, dm (biased), ips, snips, or reward_at_hit "
+        "(uniform logging only)",
+    )
+    add(
+        "--reward-model",
+        default="ridge",
+        choices=("ridge", "network"),
+        help="for estimators that have one: cross-fitted on these rows, or the run's own network",
+    )
     add("--by", choices=("cohort",), help="also every point for every cohort")
     add("--points", type=int, default=25, help="values of α; about that many λ for more than two objectives")
     add("--alpha-min", type=float, default=0.0, help="smallest α of the sweep, λ = (1-α, α)")
@@ -88,6 +100,7 @@ def run(options: argparse.Namespace) -> None:
         scalarization_PM=scalarization_PM,
         now=now,
         slice_rows=options.batch_size,
+        features=settings.needs_features,
     )
     rows = sum(unit.rows for unit in units if unit.may_overlap(window))
     with joined_ray(options.ray_address), _progress(rows) as progress:
@@ -156,6 +169,7 @@ def _settings(options: argparse.Namespace) -> SweepSettings:
     try:
         return SweepSettings(
             estimator=options.estimator,
+            reward_model=options.reward_model,
             by_cohort=options.by == "cohort",
             points=options.points,
             alpha_min=options.alpha_min,

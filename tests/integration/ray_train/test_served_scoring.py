@@ -70,7 +70,7 @@ class Live(threading.Thread):
 def test_the_served_model_gives_the_same_frontier_beside_live_traffic(
     logs: Path, run: Path, server: EmbeddedServer
 ) -> None:
-    sweep = ["sweep", str(logs), "--run", str(run), "--bootstrap", "50"]
+    sweep = ["sweep", str(logs), "--run", str(run), "--bootstrap", "50", "--estimator", "snips"]
     assert main(sweep) == 0
     expected = load_frontier(run)
     live = Live(server.grpc_address)

@@ -78,7 +78,18 @@ def run(tmp_path: Path) -> Path:
 def swept(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its frontier, made through the door."""
     folder = write_untrained_run(small_surface(), tmp_path_factory.mktemp("swept") / "run")
-    arguments = ["sweep", str(logs), "--run", str(folder), "--by", "cohort", "--bootstrap", "200"]
+    arguments = [
+        "sweep",
+        str(logs),
+        "--run",
+        str(folder),
+        "--by",
+        "cohort",
+        "--bootstrap",
+        "200",
+        "--estimator",
+        "snips",
+    ]
     assert main([*arguments, "--batch-size", "500"]) == 0
     return folder
 
@@ -148,7 +159,18 @@ def test_a_network_that_knows_the_world_gets_the_planted_lift(logs: Path) -> Non
 
 def test_a_second_sweep_writes_the_same_frontier(swept: Path, logs: Path) -> None:
     first = (swept / "frontier.json").read_bytes()
-    arguments = ["sweep", str(logs), "--run", str(swept), "--by", "cohort", "--bootstrap", "200"]
+    arguments = [
+        "sweep",
+        str(logs),
+        "--run",
+        str(swept),
+        "--by",
+        "cohort",
+        "--bootstrap",
+        "200",
+        "--estimator",
+        "snips",
+    ]
     assert main([*arguments, "--batch-size", "2000"]) == 0
     assert (swept / "frontier.json").read_bytes() == first
 
@@ -218,7 +240,7 @@ def test_damaged_pages_of_a_file_get_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--estimator", "magic"], "estimator must be one of snips, reward_at_hit"),
+        (["--estimator", "magic"], "estimator must be one of reward_at_hit, ips, snips"),
         (["--points", "1"], "points"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--alpha-min", "0.9", "--alpha-max", "0.1"], "alpha-min must be below alpha-max"),

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_train.estimators import (
-    ESTIMATORS,
     ActionMixture,
     ChosenActions,
     LoggedRows,
@@ -137,8 +136,3 @@ def test_static_mixture_has_the_mean_that_was_asked_for(surface: Surface) -> Non
 def test_nearest_valuation_is_one_grid_point(surface: Surface) -> None:
     policy = production_policy(surface, "nearest").probability_A
     assert np.flatnonzero(policy).tolist() == [surface.nearest_production_action]
-
-
-def test_every_estimator_is_found_by_its_name() -> None:
-    assert set(ESTIMATORS) == {"snips", "reward_at_hit"}
-    assert all(cls.name == name and cls.formula and cls.__doc__ for name, cls in ESTIMATORS.items())

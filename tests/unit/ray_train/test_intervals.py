@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from ray_train.estimators import ChosenActions, LoggedRows, SelfNormalizedIPS
 from ray_train.evaluation import Evaluation, evaluate, user_chunks
-from ray_train.intervals import ClusterBootstrap, DeltaMethod, IntervalMethod, _poisson_table, relative_lifts
+from ray_train.intervals import (
+    ClusterBootstrap,
+    DeltaMethod,
+    IntervalMethod,
+    _poisson_table,
+    max_normal,
+    relative_lifts,
+)
 
 
 def cluster_world(
@@ -152,3 +159,45 @@ def test_unsorted_rows_are_refused() -> None:
     back = np.arange(len(rows))[::-1]
     with pytest.raises(ValueError, match="sorted by user"):
         evaluate(SelfNormalizedIPS(), rows.take(back), [policy.take(back) for policy in policies], None)
+
+
+def many_policies(seed: int, users: int = 400) -> tuple[LoggedRows, list[ChosenActions]]:
+    """Policies between action 0 and action 1 of :func:`cluster_world`: user-independent shares of 1."""
+    rows, (zero, one) = cluster_world(seed, users=users)
+    rng = np.random.default_rng(seed)
+    draw = rng.random(len(rows))
+    shares = np.linspace(0.1, 1.0, 10)
+    return rows, [zero, *(ChosenActions((draw < share).astype(np.int16)) for share in shares), one]
+
+
+@pytest.mark.parametrize("kind", ["bootstrap", "delta"])
+def test_bands_cover_all_lifts_at_once(kind: str) -> None:
+    # 200 worlds, nominal 95 %; a policy that takes action 1 with share q has the lift 0.2 q exactly.
+    truth = np.array([0.0, *(0.2 * np.linspace(0.1, 1.0, 10)), 0.2])
+    together = alone = 0
+    for seed in range(200):
+        method = ClusterBootstrap(resamples=300, seed=seed) if kind == "bootstrap" else DeltaMethod()
+        result = lift(many_policies(5000 + seed), method)
+        inside = (result.bands_PR2[:, 0, 0] - 1e-9 <= truth) & (truth <= result.bands_PR2[:, 0, 1] + 1e-9)
+        together += bool(inside.all())
+        single = (result.bounds_PR2[:, 0, 0] - 1e-9 <= truth) & (truth <= result.bounds_PR2[:, 0, 1] + 1e-9)
+        alone += bool(single.all())
+        assert result.critical > 1.9
+    assert 179 <= together <= 199
+    assert alone < together
+
+
+def test_the_critical_value_by_known_cases() -> None:
+    # One look: z. Independent looks: Šidák. Equal looks: one look.
+    assert max_normal(np.eye(1), 0.95) == pytest.approx(1.96, abs=0.03)
+    assert max_normal(np.eye(10), 0.95) == pytest.approx(2.80, abs=0.04)
+    assert max_normal(np.ones((10, 10)), 0.95) == pytest.approx(1.96, abs=0.03)
+
+
+def test_very_many_lifts_fall_back_on_bonferroni(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = many_policies(1)
+    joint = lift(world, DeltaMethod()).critical
+    monkeypatch.setattr("ray_train.intervals.MOST_JOINT", 3)
+    bonferroni = lift(world, DeltaMethod()).critical
+    assert bonferroni == pytest.approx(2.84, abs=0.02)  # 11 looks
+    assert joint < bonferroni

@@ -106,3 +106,25 @@ def test_lattices_lie_on_the_simplex_without_repetition(objectives: int, points:
     sizes = [math.comb(h + objectives - 1, objectives - 1) for h in range(1, 400)]
     nearest = min(abs(size - points) for size in sizes)
     assert objectives == 2 or abs(len(grid) - points) == nearest
+
+
+def test_candidates_are_chosen_by_the_lower_ends() -> None:
+    # Point 0 has the largest estimate of a and is known badly; point 1 is safe; point 2 leans to b.
+    lift = np.array([[0.05, -0.01], [0.04, 0.01], [-0.01, 0.03]])
+    lower = np.array([[-0.05, -0.1], [0.02, 0.0], [-0.03, 0.02]])
+    chosen = choose_candidates(lift, non_dominated(lift), ("a", "b"), lower)
+    labels = {choice.label: choice.point for choice in chosen}
+    assert labels["a_leaning"] == 1
+    assert labels["b_leaning"] == 2
+    assert labels["non_degrading"] == 1
+    assert all("lower end" in choice.reason for choice in chosen)
+    nothing_is_sure = choose_candidates(lift, non_dominated(lift), ("a", "b"), lower - 0.03)
+    assert "non_degrading" not in {choice.label for choice in nothing_is_sure}
+
+
+def test_without_bands_the_lifts_decide() -> None:
+    lift = np.array([[0.05, -0.01], [0.04, 0.01]])
+    unknown = np.full((2, 2), np.nan)
+    assert choose_candidates(lift, non_dominated(lift), ("a", "b"), unknown) == choose_candidates(
+        lift, non_dominated(lift), ("a", "b")
+    )

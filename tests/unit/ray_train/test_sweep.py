@@ -25,7 +25,7 @@ def sweep(surface: Surface, scored: ScoredRows, **settings: Any) -> Frontier:
         run=run_reference(surface),
         window=window(len(scored.rows)),
         scored=scored,
-        settings=SweepSettings(**{"points": 3, "resamples": 200, **settings}),
+        settings=SweepSettings(**{"estimator": "snips", "points": 3, "resamples": 200, **settings}),
     )
 
 

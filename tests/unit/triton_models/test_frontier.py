@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tests.support.frontiers import frontier_data
 from triton_models.errors import FrontierError
@@ -103,7 +104,7 @@ def foreign_cohort(data: dict[str, Any]) -> None:
         (three_objectives, r"points\[0\]: scalarization: expected 2 numbers"),
         (foreign_cohort, "cohort 'martians' is not one of the surface's"),
         (lambda data: data.update(points=[]), "points: Tuple should have at least 1 item"),
-        (lambda data: data.update(version=2), "version: Input should be 1"),
+        (lambda data: data.update(version=3), "version: Input should be 1 or 2"),
         (lambda data: data.update(extra=1), "extra: Extra inputs are not permitted"),
         (lambda data: data["surface"].update(controlled=[]), "surface: controlled"),
         (lambda data: data.pop("window"), "window: Field required"),
@@ -130,3 +131,23 @@ def test_not_a_number_is_refused_even_as_a_huge_literal(tmp_path: Path, data: di
         (tmp_path / "frontier.json").write_text(text)
         with pytest.raises(FrontierError):
             load_frontier(tmp_path)
+
+
+def test_a_file_of_version_1_keeps_its_fingerprint_and_has_no_bands(surface: Surface) -> None:
+    data = frontier_data(surface)
+    old = Frontier.model_validate(data)
+    assert old.to_dict() == data | {"window": old.to_dict()["window"]}
+    assert old.points[0].simultaneous is None
+    assert old.points[0].bands() == old.points[0].intervals
+    assert old.warnings == ()
+    assert Frontier.model_validate(old.to_dict()).fingerprint == old.fingerprint
+
+
+def test_bands_decide_where_there_are_any(surface: Surface) -> None:
+    data = frontier_data(surface)
+    data["version"] = 2
+    data["points"][0]["simultaneous"] = {name: [-0.001, 0.05] for name in surface.objectives}
+    assert not Frontier.model_validate(data).points[0].lower_bounds_not_negative()
+    data["points"][0]["simultaneous"] = {"other": None}
+    with pytest.raises(ValidationError, match="simultaneous has keys"):
+        Frontier.model_validate(data)

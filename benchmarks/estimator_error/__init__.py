@@ -1,0 +1,1 @@
+"""How wrong are the estimators: repetitions of a log whose truth is known."""
