@@ -20,6 +20,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("logs", metavar="LOGS", help="folder of Parquet files, local or a pyarrow URI")
     parser.add_argument("--surface", required=True, metavar="FILE", help="the control surface (YAML)")
     parser.add_argument("--quarantine", metavar="DIR", help="new folder for the bad rows and their reasons")
+    parser.add_argument(
+        "--run",
+        metavar="RUN",
+        help="a finished run: also say whether later rows of LOGS differ from those it was trained on",
+    )
     add_check_options(parser)
     parser.set_defaults(command=run)
 
@@ -73,3 +78,17 @@ def run(options: argparse.Namespace) -> None:
         written = write_quarantine(surface, files, report, options.quarantine, now)
         console.print(f"quarantine: {report.bad} rows in {written}", soft_wrap=True, highlight=False)
     report.refuse_if_bad(files.source, share)
+    if options.run:
+        from ray_train.drift_scan import drift_since
+        from triton_models.runs import load_run
+
+        fitted = load_run(options.run)
+        surface.require_same(fitted.surface, this=options.surface, that=options.run)
+        drift = drift_since(fitted, files, units, now, now)
+        level = "warning: " if drift.invalidates else ""
+        console.print(
+            f"{level}drift since run {fitted.manifest.run_id}: {drift.sentence()}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )

@@ -15,6 +15,7 @@ import pytest
 
 from ray_train.cli import main
 from tests.support.logs import START, make_log, replace_cell, write_log
+from tests.support.runs import write_untrained_run
 from tests.support.surfaces import small_surface, small_surface_data
 from triton_models.surface import Surface
 
@@ -156,3 +157,29 @@ def test_options_that_make_no_sense(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert validate(logs, "--now", "soon") == 2
     assert main(["validate", str(logs), "--surface", str(tmp_path / "none.yaml")]) == 2
     assert capsys.readouterr().err.count("\n") == 3
+
+
+def test_drift_since_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The run was trained on the first 14 of 21 days.
+    table = make_log(SURFACE, 12_000)
+    run = write_untrained_run(SURFACE, tmp_path / "run")
+    assert validate(write_log(table, tmp_path / "same" / "logs"), "--run", str(run)) == 0
+    told = capsys.readouterr().out
+    assert "warning: drift" not in told
+    assert "drift since run untrained-small-0: " in told
+    # Afterwards another ranker: the reward follows one weight, whoever asks.
+    later = np.array(table["timestamp"].cast(pa.int64())) > (START + timedelta(days=14)).timestamp() * 1e6
+    follows = (np.array(table["weight_repin"]) > 150).astype(np.int32)
+    reward = np.where(later, follows, np.array(table["reward_repin"])).astype(np.int32)
+    changed = write_log(column(table, "reward_repin", reward), tmp_path / "other" / "logs")
+    assert validate(changed, "--run", str(run)) == 0
+    told = capsys.readouterr().out
+    assert "warning: drift since run untrained-small-0: the rewards answer to the weights otherwise" in told
+    assert "use static weights" in told
+
+
+def test_drift_needs_rows_of_both_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_untrained_run(SURFACE, tmp_path / "run")
+    early = make_log(SURFACE, 600, days=10)
+    assert validate(write_log(early, tmp_path / "logs"), "--run", str(run)) == 2
+    assert "drift cannot be judged, there are no rows later than it" in capsys.readouterr().err
