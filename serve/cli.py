@@ -1,4 +1,4 @@
-"""Doors of this room: ``python -m serve up`` and ``python -m serve policy``."""
+"""Doors of this room: ``python -m serve up``, ``policy`` and ``dashboard``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from serve.policy_cli import add_policy_parser
 from serve.policy_settings import add_policy_options
-from triton_models.doors import new_parser, run_door
+from triton_models.doors import new_parser, run_door, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_up(subparsers)
     add_policy_parser(subparsers)
+    _add_dashboard(subparsers)
     return run_door(parser, arguments)
 
 
@@ -52,3 +53,20 @@ def _up(options: argparse.Namespace) -> int:
     from serve.up import run_up
 
     return run_up(options)
+
+
+def _add_dashboard(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    dashboard = subparsers.add_parser("dashboard", help="write the Grafana dashboard (JSON)")
+    dashboard.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
+    dashboard.set_defaults(command=_dashboard)
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from serve.dashboard import dashboard_text
+
+    if options.out is None:
+        say(dashboard_text().rstrip("\n"))
+    else:
+        options.out.write_text(dashboard_text(), encoding="utf-8")
+        say(f"written to {options.out}")
+    return 0

@@ -6,7 +6,7 @@ slow disk loses lines, never time.
 
 On a request's behalf a line carries ``request_id``, ``trace_id``, ``policy_version``, ``arm`` and ``reason``.
 A storm of one kind of line is cut to ``lines_per_s``; the next one that passes says how many were
-``suppressed``. Configured secrets, bearer tokens, passwords in URLs and the request's user id are blotted out
+``suppressed``. Secrets that were read, bearer tokens, passwords in URLs and the request's user id are blotted out
 of the finished line, tracebacks included.
 """
 
@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 from serve.context import CURRENT
+from serve.secrets import READ
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -106,22 +107,26 @@ class Redactor:
     """Blots secrets out of a finished line."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        # A secret with quotes or backslashes looks different inside JSON.
-        known = {form for secret in secrets if secret for form in (secret, json.dumps(secret)[1:-1])}
-        self._known = sorted(known, key=len, reverse=True)
+        self._given = frozenset(secrets)
 
     def __call__(self, line: str) -> str:
         """The line without secrets and without the user id of the request under way."""
-        for secret in self._known:
-            line = line.replace(secret, BLOT)
+        for secret in sorted(self._given | READ, key=len, reverse=True):
+            line = _without(line, secret)
         line = _TOKENS.sub(rf"\1 {BLOT}", line)
         line = _URL_PASSWORD.sub(rf"\1{BLOT}@", line)
         line = _NAMED.sub(rf"\1\2{BLOT}", line)
         context = CURRENT.get()
         if context is not None and context.user_id and len(context.user_id) >= MIN_USER_ID:
-            for form in {context.user_id, json.dumps(context.user_id)[1:-1]}:
-                line = line.replace(form, BLOT)
+            line = _without(line, context.user_id)
         return line
+
+
+def _without(line: str, secret: str) -> str:
+    # With quotes or backslashes it looks different inside JSON.
+    for form in {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]} - {""}:
+        line = line.replace(form, BLOT)
+    return line
 
 
 class JsonLine(OrjsonFormatter):

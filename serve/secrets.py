@@ -10,6 +10,9 @@ from pathlib import Path
 
 from triton_models.errors import ConfigurationError
 
+READ: set[str] = set()
+"""Every secret that this process has read: what the log blots out, whoever would write it (serve.logs)."""
+
 
 def read_secret(source: str, *, what: str) -> str:
     """The text behind a source.
@@ -21,11 +24,17 @@ def read_secret(source: str, *, what: str) -> str:
         text = os.environ.get(source.removeprefix("env:"))
         if not text:
             raise ConfigurationError(f"{what}: environment variable {source.removeprefix('env:')} is not set")
-        return text.strip()
+        return _remembered(text.strip())
     try:
         text = Path(source).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{what}: {source} cannot be read: {type(error).__name__}") from error
     if not text:
         raise ConfigurationError(f"{what}: {source} is empty")
+    return _remembered(text)
+
+
+def _remembered(text: str) -> str:
+    # A file may hold several, one a line.
+    READ.update(line.strip() for line in (text, *text.splitlines()) if line.strip())
     return text

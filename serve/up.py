@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve.access import Access
 from serve.clients import TritonValueClient
@@ -25,6 +25,9 @@ from serve.settings import settings_of
 from triton_models.doors import StopSignals, say
 from triton_models.errors import ConfigurationError, ServerError, UpstreamUnavailableError
 from triton_models.files import write_json
+
+if TYPE_CHECKING:
+    from triton_models.server import EmbeddedServer
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ def run_up(options: argparse.Namespace) -> int:
     """
     data = settings_of(options)
     stop = StopSignals()
+    metrics: dict[str, str] = {}
     with ExitStack() as stack:
         stack.enter_context(stop.installed())
         if options.log_dir:
@@ -53,16 +57,19 @@ def run_up(options: argparse.Namespace) -> int:
         stack.enter_context(ray_running(early, ray_address=options.ray_address))
         stack.enter_context(stop.installed())  # Ray put handlers of its own in place
         if options.repository:
-            address = _start_server(stack, options, options.repository, "value_network")
-            data["value_network"]["addresses"] = [address]
+            server = _start_server(stack, options, options.repository, "value_network")
+            data["value_network"]["addresses"] = [server.grpc_address]
+            metrics["value_network"] = f"http://{server.metrics_address}/metrics"
         if options.ranker_repository:
-            data["ranker"]["addresses"] = [_start_server(stack, options, options.ranker_repository, "ranker")]
+            server = _start_server(stack, options, options.ranker_repository, "ranker")
+            data["ranker"]["addresses"] = [server.grpc_address]
+            metrics["ranker"] = f"http://{server.metrics_address}/metrics"
         config = SidecarConfig.from_dict(data)
         asyncio.run(_check_surface(config))
         if not stop.asked:
             stack.enter_context(sidecar_deployed(config, ray_address=options.ray_address))
             direct = is_direct(config, ray_address=options.ray_address)
-            _announce(config, base_urls(config, direct=direct), options.ready_file)
+            _announce(config, base_urls(config, direct=direct), options.ready_file, metrics)
             stop.wait()
         say("ending ...")
     return 0
@@ -109,7 +116,9 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _start_server(stack: ExitStack, options: argparse.Namespace, repository: Path, name: str) -> str:
+def _start_server(
+    stack: ExitStack, options: argparse.Namespace, repository: Path, name: str
+) -> EmbeddedServer:
     from triton_models.server import EmbeddedServer
     from triton_models.supervise import Supervisor
 
@@ -118,7 +127,7 @@ def _start_server(stack: ExitStack, options: argparse.Namespace, repository: Pat
     server = stack.enter_context(EmbeddedServer(repository, log_path=log_path))
     stack.enter_context(Supervisor(server))
     say(f"tritonserver for {name}: gRPC {server.grpc_address}, metrics {server.metrics_address}")
-    return str(server.grpc_address)
+    return server
 
 
 async def _check_surface(config: SidecarConfig) -> None:
@@ -150,7 +159,9 @@ def example_request(config: SidecarConfig) -> dict[str, Any]:
     return request
 
 
-def _announce(config: SidecarConfig, addresses: tuple[str, ...], ready_file: Path | None) -> None:
+def _announce(
+    config: SidecarConfig, addresses: tuple[str, ...], ready_file: Path | None, metrics: dict[str, str]
+) -> None:
     address = addresses[0]
     route = "rank" if config.ranker is not None else "weights"
     example = json.dumps(example_request(config))
@@ -167,6 +178,7 @@ def _announce(config: SidecarConfig, addresses: tuple[str, ...], ready_file: Pat
         "pid": os.getpid(),
         "triton": config.value_network.addresses[0],
         "ranker": config.ranker.addresses[0] if config.ranker else None,
+        "metrics": {"sidecar": f"{address}/metrics", **metrics},
     }
     try:
         write_json(ready_file, ready)

@@ -44,7 +44,10 @@ def fuzz_described(address: str, tally: Tally, *, cases: int, headers: dict[str,
             raise BenchmarkError(f"{address}/openapi.json cannot be read: {error}") from error
         schema.hook("map_body")(_as_tools_write_numbers)
         schema.config.checks.update(excluded_check_names=LEFT_OUT + REPLACED)
-        schema.config.generation.update(max_examples=min(EXAMPLES_A_ROUND, cases - done))
+        # Of each operation, and about as many again of sequences of them.
+        operations = max(1, schema.statistic.operations.selected)
+        examples = min(EXAMPLES_A_ROUND, max(1, (cases - done) // (2 * operations)))
+        schema.config.generation.update(max_examples=examples)
         schema.config.seed = seed
         if headers:
             schema.config.headers = headers

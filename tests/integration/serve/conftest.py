@@ -29,6 +29,7 @@ class Stack:
     surface: Surface
     repository: Path
     log: Path
+    log_dir: Path
 
     def post(self, path: str, data: Any, headers: dict[str, str] | None = None) -> tuple[int, Any]:
         request = urllib.request.Request(
@@ -71,9 +72,11 @@ def stack(
     value, ranker = repositories
     command = [sys.executable, "-m", "serve", "up", "--repository", str(value)]
     command += ["--ranker-repository", str(ranker), "--scalarization", "1,0", "--budget-ms", "2000"]
-    command += ["--port", "0", "--ready-file", str(ready_file)]
+    command += ["--port", "0", "--ready-file", str(ready_file), "--log-dir", str(root / "logs")]
+    (root / "logs").mkdir()
     # Everything is logged, and a replica's spool is looked through soon after it has died.
-    settings = {"decision_log": {"folder": "decisions", "sample_rate": 1.0, "sweep_s": 0.5}}
+    settings: dict[str, Any] = {"limits": {"body_timeout_s": 1.0}}
+    settings |= {"decision_log": {"folder": "decisions", "sample_rate": 1.0, "sweep_s": 0.5}}
     (root / "sidecar.yaml").write_text(json.dumps(settings))
     command += ["--config", str(root / "sidecar.yaml")]
     with log.open("wb") as output:
@@ -85,7 +88,7 @@ def stack(
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
         ready = json.loads(ready_file.read_text())
-        yield Stack(ready["address"], process, ready, homefeed, value, log)
+        yield Stack(ready["address"], process, ready, homefeed, value, log, root / "logs")
     finally:
         process.terminate()
         try:

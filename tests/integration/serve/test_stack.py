@@ -3,23 +3,40 @@ action of the grid, and the candidates with the largest ids first."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 import yaml
 
+from serve.dashboard import filled_in, queries
 from serve.schema import RankAnswer
 from tests.integration.serve.conftest import Stack
 from tests.support.decisions import logged_ids, read_log
+from tests.support.prometheus import (
+    NO_PROMETHEUS,
+    PROMETHEUS,
+    exposed,
+    prometheus_running,
+    what_is_wrong,
+)
 from triton_models.surface import Surface
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
 
 CANDIDATES = [7, 3, 9, 1, 5]
 
@@ -138,6 +155,43 @@ def test_decisions_of_a_killed_replica_are_in_the_log(stack: Stack) -> None:
     assert row["history_action"] == ["save"]
 
 
+def some_traffic(stack: Stack) -> None:
+    body = request(stack.surface)
+    stack.post("/v1/rank", body)
+    stack.post("/v1/rank", {**body, "control": False})
+    stack.post("/v1/rank", {**body, "k": 0})
+    without = {**body, "state": {k: v for k, v in body["state"].items() if k != "history"}}
+    assert stack.post("/v1/rank", without)[1]["reason"] == "state_incomplete"
+    stack.post("/v1/weights", {"state": body["state"]})
+
+
+def test_every_query_of_the_dashboard_names_what_the_running_system_exposes(stack: Stack) -> None:
+    # After the kill above: a fallback and a turned breaker are among the numbers.
+    some_traffic(stack)
+    texts = []
+    for url in stack.ready["metrics"].values():
+        with urllib.request.urlopen(url, timeout=20) as response:
+            texts.append(response.read().decode())
+    known = exposed(*texts)
+    wrong = {title: found for title, q in queries() if (found := what_is_wrong(filled_in(q), known))}
+    assert wrong == {}
+
+
+@pytest.mark.skipif(PROMETHEUS is None, reason=NO_PROMETHEUS)
+def test_every_query_of_the_dashboard_is_answered_by_a_real_prometheus(stack: Stack, tmp_path: Path) -> None:
+    with prometheus_running(tmp_path, stack.ready["metrics"]) as prometheus:
+        deadline = time.monotonic() + 60
+        empty = ["not asked yet"]
+        while empty:
+            assert time.monotonic() < deadline, empty
+            some_traffic(stack)
+            answers = [(q, prometheus.values(filled_in(q, interval="10s"))) for _, q in queries()]
+            empty = [q for q, values in answers if not any(math.isfinite(value) for value in values)]
+        at_most = [max(v) for q, v in answers if "/ sum(" in q and "on ()" not in q]
+        assert at_most
+        assert max(at_most) <= 1.01  # shares
+
+
 def test_up_refuses_another_surface(stack: Stack, tmp_path: Path) -> None:
     data = stack.surface.to_dict()
     data["controlled"][1]["maximum"] = 31.0
@@ -151,10 +205,65 @@ def test_up_refuses_another_surface(stack: Stack, tmp_path: Path) -> None:
         assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_body_that_trickles_holds_no_place(stack: Stack) -> None:
+    host, port = stack.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as slow:
+        slow.sendall(b"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+        assert stack.post("/v1/rank", request(stack.surface))[0] == 200
+        answer = b""
+        while part := slow.recv(4096):  # until the server closes
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'"too_slow"' in answer
+
+
+SECRETS = {"user_id": "user-0f8fad5b", "token": "tok-7c9e6679", "body": "word-d9428888"}
+
+
+def test_the_log_names_the_request_and_no_secret(stack: Stack) -> None:
+    """Faults on behalf of a request with secrets in it; the logs are read when all is over, below."""
+    body = request(stack.surface, user_id=SECRETS["user_id"], request_id="a-request-to-find")
+    body["state"]["context"]["device"] = SECRETS["body"]
+    headers = {"authorization": f"Bearer {SECRETS['token']}", "traceparent": PARENT}
+    os.kill(value_server(stack).pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while stack.post("/v1/rank", body, headers)[1]["reason"] is None:
+        assert time.monotonic() < deadline
+    stack.post("/v1/rank", {**body, "state": {}}, headers)
+    stack.post("/v1/rank", {**body, "user_id": [SECRETS["user_id"]]}, headers)
+
+    def line_found() -> bool:
+        texts = [path.read_text() for path in stack.log_dir.glob("sidecar-*.log")]
+        lines = [json.loads(line) for line in "".join(texts).splitlines()]
+        found = [line for line in lines if line["request_id"] == "a-request-to-find"]
+        return any(line["trace_id"] == TRACE_ID and line["reason"] and line["arm"] for line in found)
+
+    while not line_found():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ray_session(children: list[psutil.Process]) -> Path:
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):  # zombies among them
+            if found := re.search(r"session[-_]dir=(\S+)", " ".join(child.cmdline())):
+                return Path(found[1])
+    raise AssertionError("no process of Ray's names its session folder")
+
+
 def test_sigterm_ends_everything_that_was_started(stack: Stack) -> None:
     children = psutil.Process(stack.process.pid).children(recursive=True)
     assert children
+    session = ray_session(children)
     stack.process.terminate()
     assert stack.process.wait(timeout=60) == 0
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
+    # Now that everybody has written what there was to write: no secret in any log, Ray's own among them.
+    files = [stack.log, *(p for folder in (stack.log_dir, session) for p in folder.rglob("*") if p.is_file())]
+    assert any(path.name.startswith("sidecar-") for path in files)
+    assert any(path.name.startswith("replica_") or "worker-" in path.name for path in files)
+    text = b"".join(path.read_bytes() for path in files)
+    assert b"a-request-to-find" in text
+    for secret in SECRETS.values():
+        assert secret.encode() not in text, secret

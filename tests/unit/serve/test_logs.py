@@ -18,6 +18,7 @@ from serve.config import SidecarConfig
 from serve.context import CURRENT, RequestContext
 from serve.fakes import FakeRankerClient, FakeValueClient
 from serve.logs import LogConfig, RateFilter, Redactor, configure_logs, line_handler
+from serve.secrets import READ, read_secret
 from serve.sidecar import Sidecar
 from tests.unit.serve.support import SURFACE, body, config, rig
 from triton_models.errors import UpstreamUnavailableError
@@ -119,6 +120,18 @@ def test_secrets_are_blotted_out(text: str, gone: str) -> None:
     line = Redactor(['s3cr"et-token'])(text)
     assert gone not in line
     assert "[redacted]" in line
+
+
+def test_a_secret_that_was_read_is_blotted_out(attached: Any, tmp_path: Path) -> None:
+    lines = attached()
+    (tmp_path / "tokens").write_text("first-of-two\nsecond-of-two\n")
+    before = set(READ)
+    try:
+        read_secret(str(tmp_path / "tokens"), what="tokens")
+        logging.getLogger("serve.test").error("%s and %s", "first-of-two", "second-of-two")
+    finally:
+        READ.intersection_update(before)
+    assert "of-two" not in "".join(lines.taken())
 
 
 def test_the_user_of_the_request_is_blotted_out_of_a_traceback(attached: Any) -> None:

@@ -1,0 +1,486 @@
+"""The Grafana dashboard, as data: ``python -m serve dashboard`` writes it.
+
+Kept in the tree as ``k8s/monitoring/grafana-dashboard.json``; tests hold the two equal, and put every query
+to a real Prometheus that scrapes a running sidecar and its tritonservers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Unit = Literal["reqps", "cps", "s", "µs", "percentunit", "short", "bytes", "Bps"]
+"""Grafana's names of units."""
+
+Steps = tuple[tuple[str, float], ...]
+"""Colour from this value on; below the first everything is green."""
+
+WIDTH = 24
+HEIGHT = 8
+
+ROUTES = 'route=~"rank|weights"'
+SERVED, FAILED = 'status="200"', 'status=~"5.."'
+ADDED, AT_MOST_1_MS = 'leg="added"', 'le="0.001"'
+ASKED = 'reason!="control_off"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One picture."""
+
+    title: str
+    text: str
+    """What it shows, and what to think of it."""
+    queries: tuple[tuple[str, str], ...]
+    """PromQL and legend."""
+    unit: Unit = "short"
+    kind: Literal["timeseries", "stat"] = "timeseries"
+    steps: Steps = ()
+    stacked: bool = False
+    width: int = 8
+
+
+def _of(metric: str, *matchers: str) -> str:
+    """A metric of the chosen jobs."""
+    job = "$triton" if metric.startswith("nv_") else "$job"
+    chosen = ",".join((f'job=~"{job}"', *matchers))
+    return f"{metric}{{{chosen}}}"
+
+
+def _rate(metric: str, *matchers: str) -> str:
+    return f"rate({_of(metric, *matchers)}[$__rate_interval])"
+
+
+def _sum(by: str, inner: str) -> str:
+    return f"sum by ({by}) ({inner})" if by else f"sum({inner})"
+
+
+def _quantile(share: float, leg: str) -> str:
+    rate = _rate("puts_leg_seconds_bucket", f'leg="{leg}"')
+    return f"histogram_quantile({share}, {_sum('le', rate)})"
+
+
+def _quantiles(leg: str, name: str) -> tuple[tuple[str, str], ...]:
+    return tuple((_quantile(share, leg), f"{name} p{share * 100:g}") for share in (0.5, 0.99))
+
+
+def _a_request(metric: str) -> str:
+    """A duration of Triton, per request."""
+    requests = _sum("model", _rate("nv_inference_request_success"))
+    return f"{_sum('model', _rate(metric))} / {requests}"
+
+
+TRAFFIC = (
+    Panel(
+        title="Error share",
+        text="Answers with 5xx. The value network cannot cause one: look at the ranker.",
+        queries=(
+            (
+                f"({_sum('', _rate('puts_requests_total', FAILED))} or vector(0))"
+                f" / {_sum('', _rate('puts_requests_total'))}",
+                "5xx",
+            ),
+        ),
+        unit="percentunit",
+        kind="stat",
+        steps=(("yellow", 0.001), ("red", 0.01)),
+        width=4,
+    ),
+    Panel(
+        title="Requests",
+        text="By route.",
+        queries=((_sum("route", _rate("puts_requests_total")), "{{route}}"),),
+        unit="reqps",
+        width=7,
+    ),
+    Panel(
+        title="Answers by status",
+        text="4xx are the callers' mistakes, 503 the ranker's.",
+        queries=((_sum("status", _rate("puts_requests_total")), "{{status}}"),),
+        unit="reqps",
+        width=7,
+    ),
+    Panel(
+        title="Calls in flight",
+        text="Late calls included: nothing is cancelled, the cap of each server is what ends a pile.",
+        queries=((_sum("upstream", _of("puts_in_flight")), "{{upstream}}"),),
+        width=6,
+    ),
+)
+
+LATENCY = (
+    Panel(
+        title="Added latency",
+        text="Waited for the value network after the ranker had answered: the price of control.",
+        queries=_quantiles("added", "added"),
+        unit="s",
+        steps=(("yellow", 0.001), ("red", 0.005)),
+    ),
+    Panel(
+        title="Whole request, inside the sidecar",
+        text="From parsed body to answer.",
+        queries=_quantiles("total", "total"),
+        unit="s",
+    ),
+    Panel(
+        title="Legs",
+        text="Each call by itself, late ones included.",
+        queries=(*_quantiles("ranker", "ranker"), *_quantiles("value_network", "value network")),
+        unit="s",
+    ),
+    Panel(
+        title="Requests that waited more than 1 ms",
+        text="Share of rankings.",
+        queries=(
+            (
+                f"1 - {_sum('', _rate('puts_leg_seconds_bucket', ADDED, AT_MOST_1_MS))}"
+                f" / {_sum('', _rate('puts_leg_seconds_count', ADDED))}",
+                "waited",
+            ),
+        ),
+        unit="percentunit",
+        kind="stat",
+        steps=(("yellow", 0.01), ("red", 0.05)),
+    ),
+    Panel(
+        title="Late calls",
+        text="Ended after nobody waited for them any more.",
+        queries=((_sum("upstream, outcome", _rate("puts_late_answers_total")), "{{upstream}} {{outcome}}"),),
+        unit="cps",
+        width=16,
+    ),
+)
+
+FALLBACKS = (
+    Panel(
+        title="Fallback share",
+        text="Production weights although control was asked for.",
+        queries=(
+            (
+                f"{_sum('', _rate('puts_fallbacks_total', ASKED))}"
+                f" / {_sum('', _rate('puts_requests_total', ROUTES, SERVED))}",
+                "fallbacks",
+            ),
+        ),
+        unit="percentunit",
+        kind="stat",
+        steps=(("yellow", 0.01), ("red", 0.05)),
+        width=4,
+    ),
+    Panel(
+        title="Fallbacks by reason",
+        text="late and overloaded: slow; unavailable and breaker_open: down; invalid_answer: rubbish; "
+        "state_*: the callers' feature pipeline; surface_mismatch: a model of another control surface.",
+        queries=((_sum("reason", _rate("puts_fallbacks_total")), "{{reason}}"),),
+        unit="reqps",
+        stacked=True,
+        width=10,
+    ),
+    Panel(
+        title="Value-network servers",
+        text="1: fits; 0: nobody answers; -1: made for another surface. The worst of all replicas.",
+        queries=((f"min by (address) ({_of('puts_value_network_up')})", "{{address}}"),),
+        width=10,
+    ),
+    Panel(
+        title="Breakers",
+        text="0 closed, 1 half open, 2 open. The worst of all replicas.",
+        queries=((f"max by (upstream, address) ({_of('puts_breaker_state')})", "{{upstream}} {{address}}"),),
+        steps=(("yellow", 1), ("red", 2)),
+        width=12,
+    ),
+    Panel(
+        title="Breakers that turned",
+        text="To open, half open, closed.",
+        queries=((_sum("address, to", _rate("puts_breaker_turns_total")), "{{address}} {{to}}"),),
+        unit="cps",
+        width=12,
+    ),
+)
+
+POLICY = (
+    Panel(
+        title="Policy in force",
+        text="Newest and oldest version of all replicas: different for longer than a second is a fault.",
+        queries=(
+            (f"max({_of('puts_policy_version')})", "newest"),
+            (f"min({_of('puts_policy_version_oldest')})", "oldest"),
+        ),
+        kind="stat",
+        width=4,
+    ),
+    Panel(
+        title="Requests by arm",
+        text="Compare with the shares of the policy.",
+        queries=((_sum("arm", _rate("puts_arm_requests_total")), "{{arm}}"),),
+        unit="reqps",
+        stacked=True,
+        width=7,
+    ),
+    Panel(
+        title="Exploration share",
+        text="Explored: drawn and served. Capped: drawn, but the cap was reached.",
+        queries=(
+            (
+                f"{_sum('outcome', _rate('puts_explorations_total'))}"
+                f" / on () group_left () {_sum('', _rate('puts_arm_requests_total'))}",
+                "{{outcome}}",
+            ),
+            (f"max({_of('puts_exploration_share')})", "allowed by the policy"),
+        ),
+        unit="percentunit",
+        steps=(("yellow", 0.0125), ("red", 0.02)),
+        width=6,
+    ),
+    Panel(
+        title="Policy store",
+        text="1: every replica is in step with the store. 0: replicas go on with what they have.",
+        queries=((f"min({_of('puts_policy_store_up')})", "store"),),
+        kind="stat",
+        width=4,
+    ),
+    Panel(
+        title="Changes and roll-backs",
+        text="Changes made through a sidecar, and those that a guardrail undid.",
+        queries=(
+            (_sum("kind", _rate("puts_policy_changes_total")), "{{kind}}"),
+            (_sum("", _rate("puts_guardrail_rollbacks_total")), "undone by a guardrail"),
+        ),
+        unit="cps",
+        width=10,
+    ),
+    Panel(
+        title="Actions chosen",
+        text="The ten most frequent. One action for everybody is no personalization.",
+        queries=((f"topk(10, {_sum('action', _rate('puts_actions_total'))})", "action {{action}}"),),
+        unit="reqps",
+        stacked=True,
+        width=7,
+    ),
+)
+
+DECISION_LOG = (
+    Panel(
+        title="Decisions lost",
+        text="By reason. The log never slows a request: it drops and counts.",
+        queries=((_sum("reason", _rate("puts_decision_log_dropped_total")), "{{reason}}"),),
+        unit="cps",
+        steps=(("red", 0.001),),
+    ),
+    Panel(
+        title="Decisions written",
+        text="To the spool.",
+        queries=((_sum("", _rate("puts_decision_log_written_total")), "written"),),
+        unit="cps",
+    ),
+    Panel(
+        title="Queue",
+        text="Decisions in memory.",
+        queries=((_sum("", _of("puts_decision_log_queue_records")), "records"),),
+    ),
+    Panel(
+        title="Since the last write",
+        text="After kill -9 at most this is lost.",
+        queries=((f"time() - max({_of('puts_decision_log_last_write_timestamp_seconds')})", "age"),),
+        unit="s",
+        kind="stat",
+        steps=(("yellow", 5.0), ("red", 60.0)),
+        width=4,
+    ),
+    Panel(
+        title="Storage",
+        text="1: it took the last segment.",
+        queries=((f"min({_of('puts_decision_log_storage_up')})", "storage"),),
+        kind="stat",
+        width=4,
+    ),
+    Panel(
+        title="Spool",
+        text="Not a segment yet. It grows while the storage does not answer.",
+        queries=((f"max({_of('puts_decision_log_spool_bytes')})", "spool"),),
+        unit="bytes",
+    ),
+    Panel(
+        title="Segments",
+        text="Put in place, and refused by the storage.",
+        queries=(
+            (_sum("", _rate("puts_decision_log_segments_total")), "segments"),
+            (_sum("", _rate("puts_decision_log_storage_failures_total")), "refused"),
+        ),
+        unit="cps",
+    ),
+)
+
+TRITON = (
+    Panel(
+        title="Queue time a request",
+        text="Waiting for an instance. Grows first when a server has too much to do.",
+        queries=((_a_request("nv_inference_queue_duration_us"), "{{model}}"),),
+        unit="µs",
+        steps=(("yellow", 2_000), ("red", 8_000)),
+    ),
+    Panel(
+        title="Compute time a request",
+        text="Inside the model.",
+        queries=((_a_request("nv_inference_compute_infer_duration_us"), "{{model}}"),),
+        unit="µs",
+    ),
+    Panel(
+        title="Requests in the servers",
+        text="Answered, failed by reason, waiting.",
+        queries=(
+            (_sum("model", _rate("nv_inference_request_success")), "{{model}} answered"),
+            (_sum("model, reason", _rate("nv_inference_request_failure")), "{{model}} failed {{reason}}"),
+        ),
+        unit="reqps",
+    ),
+    Panel(
+        title="Waiting requests",
+        text="In the servers' queues now.",
+        queries=((_sum("model", _of("nv_inference_pending_request_count")), "{{model}}"),),
+        width=12,
+    ),
+    Panel(
+        title="Requests a batch",
+        text="What dynamic batching makes of the traffic.",
+        queries=(
+            (
+                f"{_sum('model', _rate('nv_inference_count'))}"
+                f" / {_sum('model', _rate('nv_inference_exec_count'))}",
+                "{{model}}",
+            ),
+        ),
+        width=12,
+    ),
+)
+
+ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
+    ("Traffic and errors", TRAFFIC),
+    ("Latency", LATENCY),
+    ("Fallbacks", FALLBACKS),
+    ("Policy, arms, exploration", POLICY),
+    ("Decision log", DECISION_LOG),
+    ("Value network and ranker in Triton", TRITON),
+)
+
+
+def queries() -> list[tuple[str, str]]:
+    """Title and PromQL of every query, Grafana's variables in it."""
+    return [(panel.title, promql) for _, panels in ROWS for panel in panels for promql, _ in panel.queries]
+
+
+def filled_in(promql: str, *, jobs: str = ".*", interval: str = "1m") -> str:
+    """A query as Prometheus is asked it: what Grafana does with the variables."""
+    for variable, value in (("$__rate_interval", interval), ("$job", jobs), ("$triton", jobs)):
+        promql = promql.replace(variable, value)
+    return promql
+
+
+def dashboard() -> dict[str, Any]:
+    """The dashboard in Grafana's JSON."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for title, row in ROWS:
+        panels.append(
+            {
+                "id": len(panels) + 1,
+                "type": "row",
+                "title": title,
+                "collapsed": False,
+                "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1},
+                "panels": [],
+            }
+        )
+        y += 1
+        y = _lay(row, panels, y)
+    return {
+        "uid": "puts-sidecar",
+        "title": "PRL-PUTS sidecar",
+        "description": "Written by python -m serve dashboard; change it there.",
+        "tags": ["puts"],
+        "schemaVersion": 39,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "timezone": "utc",
+        "templating": {
+            "list": [
+                {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"},
+                _jobs("job", "Sidecars", "puts_requests_total"),
+                _jobs("triton", "Tritonservers", "nv_inference_count"),
+            ]
+        },
+        "panels": panels,
+    }
+
+
+def _lay(row: Sequence[Panel], panels: list[dict[str, Any]], y: int) -> int:
+    x = 0
+    for panel in row:
+        if x + panel.width > WIDTH:
+            x, y = 0, y + HEIGHT
+        place = {"x": x, "y": y, "w": panel.width, "h": HEIGHT}
+        panels.append({"id": len(panels) + 1, "gridPos": place, **_panel(panel)})
+        x += panel.width
+    return y + HEIGHT
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
+    steps += [{"color": colour, "value": value} for colour, value in panel.steps]
+    custom: dict[str, Any] = {}
+    if panel.kind == "timeseries":
+        custom = {
+            "lineWidth": 1,
+            "fillOpacity": 30 if panel.stacked else 5,
+            "showPoints": "never",
+            "stacking": {"mode": "normal" if panel.stacked else "none"},
+            "thresholdsStyle": {"mode": "line" if panel.steps else "off"},
+        }
+    return {
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.text,
+        "datasource": source,
+        "targets": [
+            {"refId": chr(ord("A") + i), "datasource": source, "expr": promql, "legendFormat": legend}
+            for i, (promql, legend) in enumerate(panel.queries)
+        ],
+        "fieldConfig": {
+            "defaults": {
+                "unit": panel.unit,
+                "min": None if panel.title == "Value-network servers" else 0,
+                "thresholds": {"mode": "absolute", "steps": steps},
+                "custom": custom,
+            },
+            "overrides": [],
+        },
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}}
+        if panel.kind == "timeseries"
+        else {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value"},
+    }
+
+
+def _jobs(name: str, label: str, metric: str) -> dict[str, Any]:
+    query = f"label_values({metric}, job)"
+    return {
+        "name": name,
+        "label": label,
+        "type": "query",
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "definition": query,
+        "query": {"query": query, "refId": name},
+        "refresh": 2,
+        "multi": True,
+        "includeAll": True,
+        "current": {"text": ["All"], "value": ["$__all"]},
+    }
+
+
+def dashboard_text() -> str:
+    """The dashboard as it is kept in the tree."""
+    return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
