@@ -6,8 +6,8 @@ slow disk loses lines, never time.
 
 On a request's behalf a line carries ``request_id``, ``trace_id``, ``policy_version``, ``arm`` and ``reason``.
 A storm of one kind of line is cut to ``lines_per_s``; the next one that passes says how many were
-``suppressed``. Secrets that were read, bearer tokens, passwords in URLs and the request's user id are blotted out
-of the finished line, tracebacks included.
+``suppressed``. Secrets that were read, bearer tokens, passwords in URLs and the request's user id are blotted
+out of the finished line, tracebacks included.
 """
 
 from __future__ import annotations

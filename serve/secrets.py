@@ -10,6 +10,9 @@ from pathlib import Path
 
 from triton_models.errors import ConfigurationError
 
+SHORTEST = 8
+"""What is shorter is a word of many lines, and no secret worth the name."""
+
 READ: set[str] = set()
 """Every secret that this process has read: what the log blots out, whoever would write it (serve.logs)."""
 
@@ -35,6 +38,7 @@ def read_secret(source: str, *, what: str) -> str:
 
 
 def _remembered(text: str) -> str:
-    # A file may hold several, one a line.
-    READ.update(line.strip() for line in (text, *text.splitlines()) if line.strip())
+    # A file may hold several, one a line, each behind a name.
+    for line in (text, *text.splitlines()):
+        READ.update(part for part in (line.strip(), line.strip().partition(":")[2]) if len(part) >= SHORTEST)
     return text

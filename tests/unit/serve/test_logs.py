@@ -124,7 +124,7 @@ def test_secrets_are_blotted_out(text: str, gone: str) -> None:
 
 def test_a_secret_that_was_read_is_blotted_out(attached: Any, tmp_path: Path) -> None:
     lines = attached()
-    (tmp_path / "tokens").write_text("first-of-two\nsecond-of-two\n")
+    (tmp_path / "tokens").write_text("first-of-two\nanna:second-of-two\n")
     before = set(READ)
     try:
         read_secret(str(tmp_path / "tokens"), what="tokens")
