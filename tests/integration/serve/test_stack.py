@@ -131,30 +131,6 @@ def test_a_killed_value_network_costs_no_ranking_and_comes_back(stack: Stack) ->
     assert answer["reason"] is None
 
 
-def test_decisions_of_a_killed_replica_are_in_the_log(stack: Stack) -> None:
-    names = [f"logged-{i}" for i in range(40)]
-    for name in names:
-        assert stack.post("/v1/rank", request(stack.surface, request_id=name))[0] == 200
-    deadline = time.monotonic() + 90
-    while json.loads(stack.get("/readyz"))["decision_log"]["queue_records"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    family = psutil.Process(stack.process.pid).children(recursive=True)
-    (replica,) = [p for p in family if "ServeReplica" in " ".join(p.cmdline())]
-    replica.kill()
-    folder = stack.log.parent / "decisions"
-    while not set(names) <= set(logged_ids(folder)):
-        assert time.monotonic() < deadline, stack.log.read_text()[-3000:]
-        time.sleep(0.2)
-    # Locust's requests, which are in the log, too, repeat their ids.
-    rows = {row["request_id"]: row for row in read_log(folder).to_pylist()}
-    assert [name for name in logged_ids(folder) if name in names] == sorted(names)
-    row = rows["logged-3"]
-    assert row["run_id"] == "stand-in"
-    assert row["context_device"] == "ipad"
-    assert row["history_action"] == ["save"]
-
-
 def some_traffic(stack: Stack) -> None:
     body = request(stack.surface)
     stack.post("/v1/rank", body)
@@ -190,6 +166,40 @@ def test_every_query_of_the_dashboard_is_answered_by_a_real_prometheus(stack: St
         at_most = [max(v) for q, v in answers if "/ sum(" in q and "on ()" not in q]
         assert at_most
         assert max(at_most) <= 1.01  # shares
+
+
+def test_decisions_of_a_killed_replica_are_in_the_log(stack: Stack) -> None:
+    names = [f"logged-{i}" for i in range(40)]
+    for name in names:
+        assert stack.post("/v1/rank", request(stack.surface, request_id=name))[0] == 200
+    deadline = time.monotonic() + 90
+    while json.loads(stack.get("/readyz"))["decision_log"]["queue_records"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family = psutil.Process(stack.process.pid).children(recursive=True)
+    (replica,) = [p for p in family if "ServeReplica" in " ".join(p.cmdline())]
+    replica.kill()
+    folder = stack.log.parent / "decisions"
+    while not set(names) <= set(logged_ids(folder)):
+        assert time.monotonic() < deadline, stack.log.read_text()[-3000:]
+        time.sleep(0.2)
+    # Locust's requests, which are in the log, too, repeat their ids.
+    rows = {row["request_id"]: row for row in read_log(folder).to_pylist()}
+    assert [name for name in logged_ids(folder) if name in names] == sorted(names)
+    row = rows["logged-3"]
+    assert row["run_id"] == "stand-in"
+    assert row["context_device"] == "ipad"
+    assert row["history_action"] == ["save"]
+    while not answers(stack):  # the next test wants the new replica
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def answers(stack: Stack) -> bool:
+    try:
+        return bool(stack.get("/healthz"))
+    except OSError:
+        return False
 
 
 def test_up_refuses_another_surface(stack: Stack, tmp_path: Path) -> None:
