@@ -259,5 +259,5 @@ def test_the_ranker_settings_are_settings() -> None:
 def test_every_block_is_run_or_says_why_not() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count("```bash") == len(BLOCK.findall(text))
-    used = {"steps", "distil", "serve", "ask", "gpu-export", "triton", "versions", "job"}
+    used = {"steps", "distil", "serve", "ask", "policy", "gpu-export", "triton", "versions", "job"}
     assert {name for name in BLOCKS if not name.startswith("skip (")} == used
