@@ -58,6 +58,7 @@ PARAMETERS = frozenset({"user_id", "cohort", "placement", "k", "control"})
 TENSOR_FIELDS = frozenset({"name", "datatype", "shape", "parameters"})
 MAX_TENSORS = 64
 MAX_RANK = 8
+MAX_DIGITS = 18
 
 
 def parse_rank_tensors(body: bytes, header_length: str, config: SidecarConfig) -> RankRequest:
@@ -84,7 +85,7 @@ def parse_rank_tensors(body: bytes, header_length: str, config: SidecarConfig) -
     data = {
         **parameters,
         "request_id": header.get("id"),
-        "state": _state(config.surface, tensors),
+        "state": _state(config.surface, tensors, limits.history),
         "candidates": candidates,
     }
     return rank_request(data, limits, ranker.candidates_type, features)
@@ -95,7 +96,9 @@ Tensors = Mapping[str, tuple[tuple[int, ...], memoryview]]
 
 
 def _header(body: bytes, header_length: str) -> tuple[dict[str, Any], memoryview]:
-    length = int(header_length) if header_length.isascii() and header_length.isdecimal() else -1
+    # Of no more digits than any body's length has: int() refuses thousands of them, and in its own way.
+    plain = header_length.isascii() and header_length.isdecimal() and len(header_length) <= MAX_DIGITS
+    length = int(header_length) if plain else -1
     if not 0 < length <= len(body):
         raise RequestMalformedError(
             f"{LENGTH_HEADER}: expected a number of bytes from 1 to the body's {len(body)}, "
@@ -204,27 +207,33 @@ def _features(ranker: RankerConfig, tensors: Tensors, num_candidates: int) -> di
     return features
 
 
-def _state(surface: Surface, tensors: Tensors) -> dict[str, Any]:
+def _state(surface: Surface, tensors: Tensors, history_limit: int) -> dict[str, Any]:
     """The state in the shape that JSON gives it, with arrays in place of lists."""
 
     def floats(name: str) -> Any:
         if name not in tensors:
             return None
         shape, raw = tensors[name]
-        return np.frombuffer(raw, dtype=np.float32).reshape(shape)
+        try:
+            return np.frombuffer(raw, dtype=np.float32).reshape(shape)
+        except (ValueError, OverflowError) as error:  # beside a dimension of 0 the others may say anything
+            raise RequestError(f"{name}: shape {list(shape)} is too large") from error
 
     state: dict[str, Any] = {"user_embedding": floats("user_embedding")}
     if any(name.startswith("history_") for name in tensors):
         action = tensors.get("history_action")
+        if action is not None and action[0][0] > history_limit:  # before a million words are made of it
+            raise RequestTooLargeError(f"history_action: at most {history_limit} entries, got {action[0][0]}")
         state["history"] = {
             "embedding": floats("history_embedding"),
             "action": None if action is None else _words("history_action", *action),
             "age_s": floats("history_age_s"),
         }
     if "context" in tensors:
-        words = _words("context", *tensors["context"])
-        if len(words) != len(surface.state.context):
-            raise RequestError(f"context: expected {len(surface.state.context)} words, got {len(words)}")
+        shape, raw = tensors["context"]
+        if shape != (len(surface.state.context),):
+            raise RequestError(f"context: expected shape {[len(surface.state.context)]}, got {list(shape)}")
+        words = _words("context", shape, raw)
         state["context"] = dict(zip(surface.state.context, words, strict=True))
     return state
 

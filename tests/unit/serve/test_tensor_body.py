@@ -165,6 +165,9 @@ def without(name: str) -> list[Tensor]:
         (changed("context", shape=[1]), 422, "context"),
         (changed("history_action", raw=b"\1\0\0\0\xff", shape=[1]), 422, "UTF-8"),
         (changed("history_embedding", shape=[31, 3], raw=b"\0" * 372), 413, "history"),
+        (changed("history_action", shape=[31], raw=b"\0" * 124), 413, "history"),
+        (changed("user_embedding", shape=[0, 2**63], raw=b""), 422, "too large"),
+        (changed("history_embedding", shape=[0, *[2**31] * 3], raw=b""), 422, "too large"),
     ],
 )
 def test_bad_tensors(chosen: list[Tensor], status: int, word: str) -> None:
@@ -212,6 +215,7 @@ def test_a_state_that_is_wrong_is_a_fallback_where_the_ranker_can_do_without(cho
         (b"{}", "x", 400),
         (b"{}", "-1", 400),
         (b"{}", "²", 400),
+        (b"{}", "1" * 5000, 400),
         (b"[]", "2", 400),
         (b"{]", "2", 400),
         (b"{}", "2", 422),
