@@ -5,6 +5,7 @@ Each request is assigned from the snapshot that it finds; a change meanwhile is 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class Policies:
         self.watch = RampWatch()
         self._now = now
         self._bucket = EMPTY
+        # Swaps come from the store's thread, configured values from Ray Serve's: one must not undo the other.
+        self._lock = threading.RLock()
         self.configured = self._compile_point(point)
         self.swap(Snapshot(compiled=self.configured, activation=CONFIGURED))
 
@@ -70,15 +73,20 @@ class Policies:
 
     def configure(self, point: OperatingPoint) -> None:
         """New configured values: they are version 0, in force as long as nothing else is."""
-        self.configured = self._compile_point(point)
-        if self.snapshot.policy.version == 0:
-            self.swap(Snapshot(compiled=self.configured, activation=self.snapshot.activation))
+        configured = self._compile_point(point)
+        with self._lock:
+            self.configured = configured
+            if self.snapshot.policy.version == 0:
+                self.swap(Snapshot(compiled=configured, activation=self.snapshot.activation))
 
     def swap(self, snapshot: Snapshot) -> None:
         """Put another policy in force, whole."""
-        self.watch.begin(snapshot.policy)
-        self.snapshot: Snapshot = snapshot
-        self.metrics.set_policy(snapshot.policy)
+        with self._lock:
+            if snapshot.policy.version == 0:  # made before the configuration changed, perhaps
+                snapshot = Snapshot(compiled=self.configured, activation=snapshot.activation)
+            self.watch.begin(snapshot.policy)
+            self.snapshot: Snapshot = snapshot
+            self.metrics.set_policy(snapshot.policy)
 
     def assign(self, request: WeightsRequest, *, explorable: bool) -> Assignment:
         """What a request gets.
