@@ -7,7 +7,7 @@ ranking without a ranker:
 * a call that failed at once, because nobody answered, is sent once more to another server.
 
 An ejected server is probed off the request path with one candidate of a request that was answered before,
-a real inference; an error for it is an answer as well, what is asked is only whether anybody is there.
+a real inference; that one candidate is too few for it, say, is an answer as well, rubbish is none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from serve.fanout import Call, Clock, Lane
 from serve.metrics import Metrics
 from serve.transport import Headers
 from triton_models.encoding import StateTensors
-from triton_models.errors import UpstreamError, UpstreamInvalidError, UpstreamUnavailableError
+from triton_models.errors import UpstreamError, UpstreamRefusedError, UpstreamUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,14 @@ UPSTREAM = "ranker"
 
 
 FailureType = Literal[
-    "no_ranker", "ranker_unavailable", "ranker_late", "ranker_overloaded", "ranker_invalid_answer"
+    "no_ranker",
+    "ranker_unavailable",
+    "ranker_late",
+    "ranker_overloaded",
+    "ranker_invalid_answer",
+    "ranker_refused",
 ]
+"""refused: the ranker says that this request is wrong, which is its caller's doing and not the server's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +154,10 @@ class Rankers:
                 self.report(link, "failed", epoch, str(error))
                 if not self._ask_another(scoring):
                     return Failure(type="ranker_unavailable", message=str(error))
+            except UpstreamRefusedError as error:
+                # The server works: one caller's wrong requests must not eject it for everybody.
+                self.report(link, "answered", epoch)
+                return Failure(type="ranker_refused", message=str(error))
             except UpstreamError as error:
                 self.report(link, "failed", epoch, str(error))
                 return Failure(type="ranker_invalid_answer", message=str(error))
@@ -174,9 +184,11 @@ class Rankers:
 
     def report(self, link: RankerLink, event: Event, epoch: int, why: str = "") -> None:
         """What became of a call that began in ``epoch`` of the link's breaker."""
+        # One server alone is asked whatever happens: a breaker that nobody heeds would also never close.
+        if len(self.links) == 1:
+            return
         self._advance(link, event, epoch, why)
-        # One server alone is asked whatever happens: there is nothing to eject it for.
-        if not link.breaker.admits and link.watcher is None and len(self.links) > 1:
+        if not link.breaker.admits and link.watcher is None:
             link.watcher = asyncio.create_task(self._watch(link))
 
     def _advance(
@@ -216,7 +228,7 @@ class Rankers:
             probe.exception()  # retrieved: that it was late has been said already
             return decision
         error = probe.exception()
-        there = isinstance(error, UpstreamInvalidError) if error is not None else probe.result() is not False
+        there = isinstance(error, UpstreamRefusedError) if error is not None else probe.result() is not False
         return self._advance(link, "answered" if there else "failed", why=str(error or "is not ready"))
 
     async def stop(self, timeout_s: float) -> None:

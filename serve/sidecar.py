@@ -63,6 +63,11 @@ from triton_models.surface import Surface
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 2.0
+READY_S = 2.0
+"""How long ``/readyz`` waits for what the rankers say."""
+
+CALLERS_OWN = frozenset({"no_ranker", "ranker_refused"})
+"""Rankings that failed for their caller's own reasons: no policy is blamed for them."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ class Sidecar:
         """
         begun = self._begin(request)
         answer = await self._rank(request, begun, headers)
-        if isinstance(answer, Failure) and answer.type != "no_ranker":
+        if isinstance(answer, Failure) and answer.type not in CALLERS_OWN:
             self.policies.record_failure(begun.assigned)
         return answer
 
@@ -380,14 +385,19 @@ class Sidecar:
 
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests can be answered, and what is known of everybody behind."""
-        rankers = []
-        for link in self.rankers.links if self.rankers else ():
-            client = link.client
-            probe = asyncio.ensure_future(client.ready())
-            done, _ = await asyncio.wait((probe,), timeout=2.0)
-            rankers.append(
-                {"address": client.name, "ready": bool(done) and probe.result(), "breaker": link.breaker.kind}
-            )
+        links = self.rankers.links if self.rankers else []
+        # All at once: one that hangs must not cost a readiness probe its time-out for each of the others.
+        probes = [asyncio.ensure_future(link.client.ready()) for link in links]
+        if probes:
+            await asyncio.wait(probes, timeout=READY_S)
+        rankers = [
+            {
+                "address": link.client.name,
+                "ready": probe.done() and probe.result(),
+                "breaker": link.breaker.kind,
+            }
+            for link, probe in zip(links, probes, strict=True)
+        ]
         ready = not rankers or any(ranker["ready"] for ranker in rankers)
         overall = self.links.overall
         degraded = {

@@ -31,6 +31,7 @@ from triton_models.errors import (
     ConfigurationError,
     UpstreamError,
     UpstreamInvalidError,
+    UpstreamRefusedError,
     UpstreamUnavailableError,
 )
 
@@ -153,7 +154,7 @@ def mapped(error: Exception, who: str) -> UpstreamError:
     if isinstance(error, grpc.aio.AioRpcError):
         text = " ".join(f"{error.code().name}: {error.details()}".split())[:300]
         if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
-            return UpstreamInvalidError(f"{who}: {text}")
+            return UpstreamRefusedError(f"{who}: {text}")
         return UpstreamUnavailableError(f"{who} gives no answer: {text}")
     if isinstance(error, OSError | grpc.aio.UsageError):
         return UpstreamUnavailableError(f"{who} gives no answer: {error}")

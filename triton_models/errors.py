@@ -31,6 +31,7 @@
     └── UpstreamError             a call to somebody else's server that failed
         ├── UpstreamUnavailableError   nobody answers
         └── UpstreamInvalidError       the answer is not what the contract says
+            └── UpstreamRefusedError   ... but that the request is wrong
 
 Every class takes one message and nothing else, so each survives the pickling that happens when an
 exception crosses an actor. Messages say what failed, what was expected, what came, what to do.
@@ -153,3 +154,7 @@ class UpstreamUnavailableError(UpstreamError):
 
 class UpstreamInvalidError(UpstreamError):
     """The answer came and is not what the contract says."""
+
+
+class UpstreamRefusedError(UpstreamInvalidError):
+    """The server answered that the request is wrong: whose fault that is depends on who made the request."""

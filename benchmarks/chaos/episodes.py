@@ -29,6 +29,7 @@ RANKER_REFUSALS = (
     "503 ranker_late",
     "503 ranker_overloaded",
     "503 ranker_invalid_answer",
+    "503 ranker_refused",
 )
 """How the sidecar says that there is no ranking because there were no scores."""
 

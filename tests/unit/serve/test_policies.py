@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
+import pytest
+
 from serve.decide import OperatingPoint
+from serve.fakes import FakeRankerClient
 from serve.policies import Activation, Snapshot
 from serve.policy import CompiledPolicy
 from serve.schema import RankAnswer
-from tests.unit.serve.support import STATE, SURFACE, Rig, config, rig
+from tests.unit.serve.support import STATE, SURFACE, Rig, body, config, rig
 from tests.unit.serve.test_policy import DAY, RAMP, TWO, policy
+from triton_models.errors import UpstreamRefusedError, UpstreamUnavailableError
 
 PRODUCTION = {"repin": 91.6, "p2p": 9.1}
 
@@ -35,6 +40,37 @@ def test_the_configuration_is_policy_zero() -> None:
             metrics = r.sidecar.metrics.exposition().decode()
             assert "puts_policy_version 7.0" in metrics
             assert 'puts_arm_requests_total{arm="default"} 2.0' in metrics
+
+    asyncio.run(main())
+
+
+def test_going_back_to_the_configuration_has_the_one_of_now() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            policies = r.sidecar.policies
+            read_before = Snapshot(compiled=policies.configured, activation=policies.snapshot.activation)
+            put(r)
+            r.sidecar.apply({"scalarization": [0, 1]})
+            policies.swap(read_before)  # the store's thread had looked before the configuration changed
+            assert (await r.rank())["scalarization"] == {"repin": 0.0, "p2p": 1.0}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "errors"), [(UpstreamRefusedError("shape"), 0), (UpstreamUnavailableError("down"), 5)]
+)
+def test_no_ramp_is_blamed_for_requests_that_the_ranker_refuses(error: Exception, errors: int) -> None:
+    async def main() -> None:
+        ranker = FakeRankerClient(len(SURFACE.heads), error=error)
+        async with rig(ranker=ranker) as r:
+            whole = {"arm": "new", "steps": [{"share": 1.0}]}
+            put(r, arms=TWO, ramp=whole)
+            for _ in range(5):
+                assert (await r.client.post("/v1/rank", body())).status == 503
+            watched = r.sidecar.policies.watch.describe(time.time())
+            assert watched is not None
+            assert watched["errors"] == errors
 
     asyncio.run(main())
 

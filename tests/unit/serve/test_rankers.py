@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 
 from serve.api import create_app
 from serve.fakes import FakeRankerClient, FakeValueClient
@@ -15,7 +16,7 @@ from serve.rankers import Question
 from serve.sidecar import Sidecar
 from tests.unit.serve.asgi import AsgiClient, running
 from tests.unit.serve.support import SURFACE, body, config
-from triton_models.errors import UpstreamInvalidError, UpstreamUnavailableError
+from triton_models.errors import UpstreamInvalidError, UpstreamRefusedError, UpstreamUnavailableError
 
 DOWN = UpstreamUnavailableError("down")
 FAST = {"open_s": 0.02, "open_limit_s": 0.04, "probe_s": 0.005}
@@ -85,6 +86,8 @@ def test_one_alone_and_all_together_are_asked_whatever_happened() -> None:
             assert len(alone.calls) == 10
             alone.error = None
             assert await statuses(client, 1) == [200]
+            (state,) = (await client.get("/readyz")).json()["ranker"]
+            assert state["breaker"] == "closed", "nobody heeds it, so it must not say otherwise for ever"
         both = [ranker("a", error=DOWN), ranker("b", error=DOWN)]
         slow = {"open_s": 60.0, "open_limit_s": 60.0, "relapse_limit_s": 60.0}
         async with rankers(*both, breaker=slow) as (client, _):
@@ -95,13 +98,59 @@ def test_one_alone_and_all_together_are_asked_whatever_happened() -> None:
     asyncio.run(main())
 
 
-def test_an_error_of_the_requests_own_is_not_sent_twice() -> None:
+def test_a_refusal_is_not_sent_twice_and_ejects_nobody() -> None:
     async def main() -> None:
-        picky, good = ranker("picky", error=UpstreamInvalidError("INVALID_ARGUMENT")), ranker("good")
+        picky, good = ranker("picky", error=UpstreamRefusedError("INVALID_ARGUMENT: shape")), ranker("good")
         async with rankers(picky, good) as (client, _):
-            assert sorted(await statuses(client, 4)) == [200, 200, 503, 503]
-            assert len(good.calls) == 2
+            assert sorted(await statuses(client, 20)) == [200] * 10 + [503] * 10
+            refused = await client.post("/v1/rank", body())
+            refused = refused if refused.status == 503 else await client.post("/v1/rank", body())
+            assert refused.json()["error"]["type"] == "ranker_refused"
+            ready = (await client.get("/readyz")).json()
+            assert [state["breaker"] for state in ready["ranker"]] == ["closed", "closed"]
 
+    asyncio.run(main())
+
+
+def test_one_that_answers_rubbish_stays_ejected_until_it_answers_right() -> None:
+    async def main() -> None:
+        odd, good = ranker("odd", error=UpstreamInvalidError("NaN")), ranker("good")
+        async with rankers(odd, good) as (client, sidecar):
+            assert (await statuses(client, 20)).count(503) == 3
+            probes = len(odd.calls)
+            while len(odd.calls) < probes + 3:
+                await asyncio.sleep(0.01)
+            assert sidecar.rankers is not None
+            assert not sidecar.rankers.links[0].breaker.admits
+            odd.error = None
+            while not sidecar.rankers.links[0].breaker.admits:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_readiness_waits_for_all_rankers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        gate, asked = asyncio.Event(), []
+
+        class Hangs(FakeRankerClient):
+            async def ready(self) -> bool:
+                asked.append(self.name)
+                await gate.wait()
+                return True
+
+        hanging = [Hangs(len(SURFACE.heads), name=name) for name in ("a", "b")]
+        async with rankers(*hanging, ranker("good")) as (client, _):
+            looking = asyncio.create_task(client.get("/readyz"))
+            async with asyncio.timeout(60):
+                while len(asked) < 2:  # the second is asked while the first has not answered
+                    await asyncio.sleep(0.001)
+            answer = await looking
+            assert answer.status == 200
+            assert [state["ready"] for state in answer.json()["ranker"]] == [False, False, True]
+            gate.set()
+
+    monkeypatch.setattr("serve.sidecar.READY_S", 0.2)
     asyncio.run(main())
 
 
