@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import numpy as np
@@ -55,6 +54,9 @@ def test_the_value_network_chooses() -> None:
     run(main())
 
 
+SHORT = {"budget_ms": 10.0}
+
+
 def late_value() -> FakeValueClient:
     return FakeValueClient(SURFACE, action=4, gate=asyncio.Event())
 
@@ -62,10 +64,10 @@ def late_value() -> FakeValueClient:
 def test_late_is_left_alone_and_counted() -> None:
     async def main() -> None:
         value = late_value()
-        async with rig(value=value) as r:
+        async with rig(config(value_network=SHORT), value=value) as r:
             answer = await r.rank()
             assert (answer["reason"], answer["weights"]) == ("late", PRODUCTION)
-            assert 10 <= answer["timings_ms"]["total"] < 200
+            assert answer["timings_ms"]["total"] >= 10
             assert r.sidecar.links.in_flight == 1
             value.gate.set()
             await asyncio.sleep(0.01)
@@ -81,7 +83,7 @@ def test_a_late_failure_is_consumed() -> None:
     async def main() -> None:
         value = late_value()
         value.error = UpstreamUnavailableError("gone")
-        async with rig(value=value) as r:
+        async with rig(config(value_network=SHORT), value=value) as r:
             assert (await r.rank())["reason"] == "late"
             value.gate.set()
             await asyncio.sleep(0.01)
@@ -97,7 +99,7 @@ def test_a_late_failure_is_consumed() -> None:
 def test_a_late_failure_reaches_the_link() -> None:
     async def main() -> None:
         value = late_value()
-        async with rig(config(value_network={"breaker": {"failures": 1}}), value=value) as r:
+        async with rig(config(value_network={**SHORT, "breaker": {"failures": 1}}), value=value) as r:
             assert (await r.rank())["reason"] == "late"
             value.error = value.check_error = UpstreamUnavailableError("gone")
             value.gate.set()
@@ -127,19 +129,23 @@ def test_waiting_beside_a_slow_ranker_costs_nothing() -> None:
         async with rig(config(value_network={"budget_ms": 5}), value=value, ranker=ranker) as r:
             answer = await r.rank()
             assert answer["source"] == "value_network"
-            assert answer["timings_ms"]["added"] < 20
+            assert answer["timings_ms"]["added"] < answer["timings_ms"]["ranker"] / 2
 
     run(main())
 
 
 def test_both_start_at_the_same_time() -> None:
     async def main() -> None:
-        value = FakeValueClient(SURFACE, action=4, delay_s=0.1)
-        ranker = FakeRankerClient(4, delay_s=0.1)
-        async with rig(config(value_network={"budget_ms": 500}), value=value, ranker=ranker) as r:
-            begin = time.perf_counter()
-            assert (await r.rank())["source"] == "value_network"
-            assert time.perf_counter() - begin < 0.18
+        gate = asyncio.Event()
+        value = FakeValueClient(SURFACE, action=4, gate=gate)
+        ranker = FakeRankerClient(4, gate=gate)
+        async with rig(value=value, ranker=ranker) as r:
+            under_way = asyncio.create_task(r.rank())
+            async with asyncio.timeout(60):
+                while not (value.calls and ranker.calls):  # neither can end before both have begun
+                    await asyncio.sleep(0.001)
+            gate.set()
+            assert (await under_way)["source"] == "value_network"
 
     run(main())
 
@@ -178,10 +184,9 @@ def test_failing_calls_stop_until_the_server_speaks_again(error: Exception, reas
             assert 1 <= asked <= 3, "the watcher's own calls count as well"
             assert reasons == [reason] * asked + ["breaker_open"] * (4 - asked)
             value.error = value.check_error = None
-            deadline = time.monotonic() + 10
-            while (await r.rank())["reason"] is not None:
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.02)
+            async with asyncio.timeout(60):
+                while (await r.rank())["reason"] is not None:
+                    await asyncio.sleep(0.02)
 
     run(main())
 
@@ -293,8 +298,9 @@ def test_another_surface_is_not_asked_until_it_is_right() -> None:
             assert ready.json()["degraded"] == "surface_mismatch"
             assert "maximum" in ready.json()["value_network"][0]["detail"]
             value.served = None
-            await asyncio.sleep(0.2)
-            assert (await r.rank())["reason"] is None
+            async with asyncio.timeout(60):
+                while (await r.rank())["reason"] is not None:
+                    await asyncio.sleep(0.01)
 
     run(main())
 
@@ -307,8 +313,7 @@ def test_servers_that_fit_are_asked_in_turn() -> None:
     async def main() -> None:
         values = [FakeValueClient(SURFACE, action=a, name=f"v{a}") for a in (0, 1, 2)]
         values[1].check_error = UpstreamUnavailableError("down")
-        settings = config(ranker=None, value_network={"budget_ms": 5000.0})
-        app = create_app(settings, lambda c: Sidecar(c, value_clients=values))
+        app = create_app(config(ranker=None), lambda c: Sidecar(c, value_clients=values))
         async with running(app) as client:
             actions = [
                 (await client.post("/v1/weights", {"state": STATE})).json()["action"] for _ in range(4)

@@ -36,7 +36,9 @@ JSON = {"content-type": "application/json"}
 def settings(folder: Path, **changes: Any) -> SidecarConfig:
     (folder / "operators").write_text(f"ada:{OPERATOR}")
     (folder / "viewers").write_text(f"dash:{VIEWER}")
-    store = {"url": f"sqlite:///{folder / 'p.db'}", "poll_s": 0.02, "local_copy": str(folder / "last.json")}
+    # Not the shipped 2 s: where the disk is busy, a commit of SQLite's takes longer.
+    store = {"url": f"sqlite:///{folder / 'p.db'}", "poll_s": 0.02, "timeout_s": 60.0}
+    store["local_copy"] = str(folder / "last.json")
     access = {"operator_tokens": str(folder / "operators"), "viewer_tokens": str(folder / "viewers")}
     return config(**{"policy_store": store, "access": access, **changes})
 
@@ -68,7 +70,7 @@ async def apply(r: Rig, **changes: Any) -> dict[str, Any]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
