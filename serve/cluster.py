@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.config import SidecarConfig
+from serve.ray_ingress import CALLBACK
 from triton_models.errors import ConfigurationError, ServerError
 from triton_models.local_ray import start_local_ray
 
@@ -62,7 +63,10 @@ def ingress_environment(config: SidecarConfig, *, direct: bool) -> dict[str, str
     port of its own; otherwise they share one port behind Ray Serve's proxy.
     """
     port = str(config.http.port)
+    # Ray's proxy hands requests on as they come: only a replica's own port is meant here.
+    callback = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK} if direct else {}
     return {
+        **callback,
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1" if direct else "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": port,

@@ -77,6 +77,7 @@ def test_who_takes_the_requests(
     environment = ingress_environment(made, direct=direct)
     ports = [int(environment[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX")]
     assert ports == [8000, 8000 + replicas]
+    assert ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH" in environment) is direct
 
 
 def test_direct_ingress_cannot_be_had_on_a_cluster_of_somebody_elses() -> None:
