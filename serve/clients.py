@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from serve.config import RankerConfig, ValueNetworkConfig
 from serve.decide import ValueAnswer
-from serve.transport import Headers, InferenceChannel, InputSpec, bytes_tensor, raw_input, request_prefix
+from serve.transport import (
+    Headers,
+    InferenceChannel,
+    InputSpec,
+    bytes_tensor,
+    raw_input,
+    raw_input_mark,
+    request_prefix,
+)
 from triton_models.encoding import StateTensors
 from triton_models.errors import UpstreamInvalidError
 from triton_models.surface import FloatArray, Surface
@@ -78,8 +86,19 @@ class RankerClient(Protocol):
         """Give the connection back."""
 
 
-def _content(spec: TensorSpec, value: npt.NDArray[Any]) -> bytes:
-    return raw_input(np.ascontiguousarray(value, dtype=spec.dtype).tobytes())
+class Content:
+    """A state tensor's entry in a request. Its size is known, so only its bytes are new each time."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self._dtype = spec.dtype
+        self._size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+        self._mark = raw_input_mark(self._size)
+
+    def of(self, value: npt.NDArray[Any]) -> tuple[bytes, npt.NDArray[Any]]:
+        """What stands before it, and the tensor as something that can be joined to bytes."""
+        array = np.ascontiguousarray(value, dtype=self._dtype)
+        mark = self._mark if array.nbytes == self._size else raw_input_mark(array.nbytes)
+        return mark, array
 
 
 class TritonValueClient(InferenceChannel):
@@ -87,7 +106,9 @@ class TritonValueClient(InferenceChannel):
 
     def __init__(self, surface: Surface, config: ValueNetworkConfig, address: str) -> None:
         super().__init__(address, config.model, config.rpc_timeout_s, config.tls)
-        *self._state_specs, self._scalarization_spec = input_specs(surface)
+        *state, scalarization = input_specs(surface)
+        self._state = [(spec.name, Content(spec)) for spec in state]
+        self._scalarization = Content(scalarization)
         inputs = [InputSpec(s.name, s.datatype, (1, *s.shape)) for s in input_specs(surface)]
         self._prefix = request_prefix(config.model, inputs, VALUE_OUTPUTS)
 
@@ -100,8 +121,10 @@ class TritonValueClient(InferenceChannel):
             UpstreamUnavailableError: nobody answers.
             UpstreamInvalidError: an error, or tensors that are not the contract's, came back.
         """
-        parts = [self._prefix, *(_content(spec, tensors[spec.name]) for spec in self._state_specs)]
-        parts.append(_content(self._scalarization_spec, scalarization_M))
+        parts: list[Any] = [self._prefix]
+        for name, content in self._state:
+            parts += content.of(tensors[name])
+        parts += self._scalarization.of(scalarization_M)
         weights, action, values = await self.infer(b"".join(parts), VALUE_OUTPUTS, headers)
         single = all(array.ndim == 2 and len(array) == 1 for array in (weights, values))
         if action.size != 1 or action.dtype.kind not in "iu" or not single:
@@ -120,6 +143,7 @@ class TritonRankerClient(InferenceChannel):
         self._config = config
         self._state_inputs = ranker_state_inputs(surface, config)
         self._specs = {spec.name: spec for spec in input_specs(surface)}
+        self._state = [(state, Content(self._specs[state])) for state in self._state_inputs]
         self._num_heads = len(config.heads or surface.heads)
         self._outputs = (config.output,)
         self._prefix = lru_cache(maxsize=PREFIXES)(self._make_prefix)
@@ -151,8 +175,9 @@ class TritonRankerClient(InferenceChannel):
             UpstreamUnavailableError: nobody answers.
             UpstreamInvalidError: an error, a wrong shape, or NaN came back.
         """
-        parts = [self._prefix(len(candidates))]
-        parts += (_content(self._specs[state], tensors[state]) for state in self._state_inputs)
+        parts: list[Any] = [self._prefix(len(candidates))]
+        for name, content in self._state:
+            parts += content.of(tensors[name])
         parts.append(raw_input(self._candidates(candidates)))
         parts += (raw_input(features[name]) for name in self._config.candidate_inputs)
         (scores,) = await self.infer(b"".join(parts), self._outputs, headers)

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from serve.answer_layout import AnswerReader, varint
 from serve.config import ClientTlsConfig
 from triton_models.errors import (
     ConfigurationError,
@@ -97,19 +98,14 @@ def request_prefix(model: str, inputs: Sequence[InputSpec], outputs: Sequence[st
     return encoded
 
 
-def varint(value: int) -> bytes:
-    """A length as protobuf writes it: seven bits a byte, the lowest first."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def raw_input_mark(size: int) -> bytes:
+    """What stands before a content of so many bytes in ``raw_input_contents``."""
+    return _RAW_INPUT_CONTENTS + varint(size)
 
 
 def raw_input(content: bytes | memoryview) -> bytes:
     """One entry of ``raw_input_contents``."""
-    return b"".join((_RAW_INPUT_CONTENTS, varint(len(content)), content))
+    return b"".join((raw_input_mark(len(content)), content))
 
 
 def bytes_tensor(values: Sequence[str]) -> bytes:
@@ -172,10 +168,9 @@ class InferenceChannel:
         self.who = f"{model} at {address}"
         self._rpc_timeout_s = rpc_timeout_s
         self._channel = open_channel(address, tls)
-        # No serializer: what is sent is bytes already.
-        self._infer = self._channel.unary_unary(
-            INFER, response_deserializer=service_pb2.ModelInferResponse.FromString
-        )
+        # No serializers: what is sent is bytes already, and what comes back is read by its layout.
+        self._infer = self._channel.unary_unary(INFER)
+        self._reader = AnswerReader()
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def infer(self, request: bytes, outputs: Sequence[str], headers: Headers) -> list[npt.NDArray[Any]]:
@@ -189,10 +184,7 @@ class InferenceChannel:
             answer = await self._infer(
                 request, timeout=self._rpc_timeout_s, metadata=tuple(headers.items()) or None
             )
-            found = {
-                tensor.name: (tensor.datatype, tensor.shape, raw)
-                for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
-            }
+            found = self._reader.read(answer)
             return [_array(self.who, name, *found[name]) for name in outputs]
         except UpstreamError:
             raise
@@ -232,7 +224,7 @@ def _array(who: str, name: str, datatype: str, shape: Sequence[int], raw: bytes)
     if dtype is None:
         raise UpstreamInvalidError(f"{who}: output {name} is {datatype}, not numbers")
     try:
-        return np.frombuffer(raw, dtype=dtype).reshape(tuple(shape))
+        return np.frombuffer(raw, dtype=dtype).reshape(shape)
     except ValueError as error:
         raise UpstreamInvalidError(
             f"{who}: output {name} has {len(raw)} bytes for {datatype} {list(shape)}"

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc._utils import _get_inference_request
 
+from serve.answer_layout import AnswerReader, layout_of
 from serve.config import ClientTlsConfig
 from serve.transport import (
     DTYPES,
@@ -62,6 +64,52 @@ def test_a_request_is_the_one_that_tritonclient_makes(
     )
     ours = service_pb2.ModelInferRequest.FromString(b"".join([request_prefix("m", specs, ["y"]), *contents]))
     assert ours == theirs
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(KINDS), st.lists(st.integers(0, 40), max_size=3)), max_size=4),
+    st.integers(0, 2**32),
+    st.booleans(),
+)
+def test_an_answer_is_read_as_protobuf_reads_it(
+    tensors: list[tuple[str, list[int]]], seed: int, contents_first: bool
+) -> None:
+    rng, reader = np.random.default_rng(seed), AnswerReader()
+    for _ in range(3):
+        head, tail = service_pb2.ModelInferResponse(model_name="m"), service_pb2.ModelInferResponse()
+        for number, (datatype, shape) in enumerate(tensors):
+            head.outputs.add(name=f"y{number}", datatype=datatype, shape=shape)
+            size = int(np.prod(shape)) * np.dtype(DTYPES[datatype]).itemsize
+            tail.raw_output_contents.append(rng.bytes(size))
+        parts = [head.SerializeToString(), tail.SerializeToString()]
+        answer = b"".join(reversed(parts) if contents_first else parts)
+        message = service_pb2.ModelInferResponse.FromString(answer)
+        assert reader.read(answer) == {
+            tensor.name: (tensor.datatype, tuple(tensor.shape), raw)
+            for tensor, raw in zip(message.outputs, message.raw_output_contents, strict=True)
+        }
+        assert contents_first or layout_of(message, answer) is not None
+
+
+@pytest.mark.parametrize("at", range(40))
+def test_an_answer_of_the_same_size_that_differs_is_parsed_again(at: int) -> None:
+    message = service_pb2.ModelInferResponse(model_name="m", model_version="1")
+    for name in ("a", "b"):
+        message.outputs.add(name=name, datatype="FP32", shape=[1])
+        message.raw_output_contents.append(b"\1\2\3\4")
+    answer = message.SerializeToString()
+    reader = AnswerReader()
+    reader.read(answer)
+    changed = bytearray(answer)
+    changed[at % len(answer)] ^= 0x01
+    seen: list[object] = []
+    expected: list[object] = []
+    for read, into in ((reader.read, seen), (AnswerReader().read, expected)):
+        try:
+            into.append(read(bytes(changed)))
+        except (DecodeError, ValueError) as error:
+            into.append(type(error))
+    assert seen == expected
 
 
 @given(st.integers(0, 2**40))
