@@ -254,7 +254,7 @@ POLICY = (
     Panel(
         title="Actions chosen",
         text="The ten most frequent. One action for everybody is no personalization.",
-        queries=((f"topk(10, {_sum('action', _rate('puts_actions_total'))})", "action {{action}}"),),
+        queries=((f"topk(10, {_sum('action', _rate('puts_actions_total'))} > 0)", "action {{action}}"),),
         unit="reqps",
         stacked=True,
         width=7,
@@ -283,7 +283,7 @@ DECISION_LOG = (
     Panel(
         title="Since the last write",
         text="After kill -9 at most this is lost.",
-        queries=((f"time() - max({_of('puts_decision_log_last_write_timestamp_seconds')})", "age"),),
+        queries=((f"time() - (max({_of('puts_decision_log_last_write_timestamp_seconds')}) > 0)", "age"),),
         unit="s",
         kind="stat",
         steps=(("yellow", 5.0), ("red", 60.0)),

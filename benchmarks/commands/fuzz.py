@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         description = _description(address)
         say(f"fuzzing {address}: {options.cases} cases from seed {options.seed} ...")
         fuzz_described(address, tally, cases=options.cases // 2)
-        Raw(address, tally, description, example_request(fuzzed_config(surface))).run(
+        Raw(address, tally, description, example_request(fuzzed_config(surface, Path()))).run(
             options.cases - tally.total if options.cases > tally.total else options.cases // 2
         )
     for line in tally.lines():

@@ -11,11 +11,13 @@ import itertools
 import logging
 import queue
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import uvicorn
@@ -76,14 +78,16 @@ class ForgetfulRanker(FakeRankerClient):
         return scores
 
 
-def fuzzed_config(surface: Surface) -> SidecarConfig:
-    """Configuration of the target."""
+def fuzzed_config(surface: Surface, store: Path) -> SidecarConfig:
+    """Configuration of the target: whoever asks may change its policy."""
     return SidecarConfig.from_dict(
         {
             "surface": surface.to_dict(),
             "value_network": {"addresses": ["moody:1"], "budget_ms": BUDGET_MS, "retry_s": 0.01},
             "ranker": {"addresses": ["fake:1"]},
             "limits": LIMITS,
+            "policy_store": {"url": f"sqlite:///{store / 'policies.sqlite'}"},
+            "access": {"allow_local_changes": True},
         }
     )
 
@@ -120,9 +124,9 @@ def target_running(surface: Surface) -> Iterator[str]:
             ranker_clients=[ForgetfulRanker(len(surface.heads))],
         )
 
-    app = create_app(fuzzed_config(surface), make)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
-    with _lines_unread(), socket.socket() as listener:
+    with _lines_unread(), tempfile.TemporaryDirectory() as store, socket.socket() as listener:
+        app = create_app(fuzzed_config(surface, Path(store)), make)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
         listener.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
