@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.rule import Rule
 
@@ -28,6 +29,7 @@ from ray_train.estimators import FloatArray
 from triton_models.errors import BenchmarkError
 from triton_models.files import write_json
 from triton_models.frontier import Frontier, load_frontier
+from triton_models.runs import load_run
 
 FRACTION_PRECISION = 6
 
@@ -115,6 +117,19 @@ def _resume(folders: Folders) -> list[str]:
     return ["--resume"] if (folders.run / "fit.json").exists() else []
 
 
+def _forced(folders: Folders, console: Console) -> list[str]:
+    """``--force`` if the gate did not pass the run, and the verdict on the screen either way."""
+    verdict = load_run(folders.run).manifest.verdict
+    if verdict is None:
+        return []
+    console.print()
+    console.print(f"[bold]verdict of fit:[/] {escape(verdict.text)}", highlight=False)
+    if verdict.passed:
+        return []
+    console.print("[bold]export would stop here; the demonstration goes on with --force, to show the rest[/]")
+    return ["--force"]
+
+
 def prepare(settings: DemoSettings, console: Console) -> Folders:
     """Run every offline stage whose output is not there yet.
 
@@ -128,6 +143,8 @@ def prepare(settings: DemoSettings, console: Console) -> Folders:
         if output.exists():
             console.print(f"[dim]{title}: there already ({output})[/]")
             continue
+        if command[1] == "export":
+            command = [*command, *_forced(folders, console)]
         run_door(title, command, console)
         if command[1] == "validate":
             output.touch()

@@ -30,5 +30,7 @@ class DistilSettings(BaseModel):
 
 def student_config(teacher: NetworkConfig, **sizes: int) -> NetworkConfig:
     """The teacher's widths with the cheap parts in the place of the costly ones."""
+    if teacher.action_head == "committee":  # its widths are those of one member
+        teacher = NetworkConfig()
     cheap = {"history_encoder": "pooling", "action_head": "grid", "backbone_blocks": 2}
     return NetworkConfig.model_validate({**teacher.model_dump(), **cheap, **sizes})

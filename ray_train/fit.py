@@ -1,8 +1,9 @@
 """``fit``: exploration logs → a run with the weights of a value network.
 
 Order of events: find the log and split it by time, check every row of the windows, train on Ray Train,
-write the run. ``run.json`` comes last, so an interrupted fit never looks finished; what it leaves behind
-(``fit.json`` and ``checkpoints/``) is what ``--resume`` goes on from.
+judge what was learned on the hold-out (:mod:`ray_train.gate`), write the run. ``run.json`` comes last, so an
+interrupted fit never looks finished; what it leaves behind (``fit.json`` and ``checkpoints/``) is what
+``--resume`` goes on from.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_train.fit_plan import Plan, make_plan
+from ray_train.learners import LEARNERS
 from ray_train.learning_curve import learning_html
 from ray_train.progress import following
 from ray_train.quarantine import write_quarantine
@@ -34,7 +36,16 @@ from ray_train.summary import ratio_line
 from triton_models.errors import LogError, RunError
 from triton_models.files import or_null, write_atomically, write_json
 from triton_models.network_config import NetworkConfig
-from triton_models.runs import MANIFEST, SURFACE, WEIGHTS, DataWindow, RunManifest, new_run_id, write_manifest
+from triton_models.runs import (
+    MANIFEST,
+    SURFACE,
+    WEIGHTS,
+    DataWindow,
+    RunManifest,
+    RunVerdict,
+    new_run_id,
+    write_manifest,
+)
 from triton_models.state_sample import SAMPLE, SAMPLE_ROWS, pack_states
 from triton_models.surface import Surface
 
@@ -46,6 +57,11 @@ logger = logging.getLogger(__name__)
 REQUEST = "fit.json"
 CHECKPOINTS = "checkpoints"
 QUARANTINE = "quarantine"
+
+SHRINKAGE_ROWS = 32_768
+"""Most rows of the selection window that a committee is shrunk by."""
+GATE_ROWS = 262_144
+"""Most hold-out rows that the verdict comes from."""
 Say = Callable[[str], None]
 
 
@@ -85,7 +101,7 @@ def fit(
         logs: folder or URI of the exploration logs.
         out: folder of the run; must not hold a finished run.
         settings: how to fit.
-        network: sizes of the network.
+        network: sizes of the network; default the learner's.
         resume: go on with an interrupted fit in ``out``.
         address: Ray cluster; a local one is started if there is none.
         checkpoints: where checkpoints go, if not below ``out``: storage that all nodes share.
@@ -106,7 +122,7 @@ def fit(
     folder = Path(out).absolute()
     earlier = _check_folder(folder, resume)
     now = now or datetime.now(UTC)
-    network = network or NetworkConfig()
+    network = network or LEARNERS[settings.learner].network
     started = time.monotonic()
     with _folder_of_run(folder), ray_cluster(settings, address) as mapper, stoppable():
         plan = make_plan(surface, logs, settings, now=now, mapper=following("checking", "rows", mapper))
@@ -117,8 +133,10 @@ def fit(
         # Not shared between runs: a run would take another one's checkpoint for its own.
         storage = f"{checkpoints.rstrip('/')}/{request.run_id}" if checkpoints else str(folder / CHECKPOINTS)
         progress = train(surface, plan, network, settings, storage, say)
+        say("judging    the run on the hold-out")
+        progress, verdict = _judged(surface, plan, request, progress, say)
         states = _holdout_states(surface, plan, settings.seed)
-    _write_run(folder, surface, plan, request, progress, states, time.monotonic() - started)
+    _write_run(folder, surface, plan, request, progress, states, verdict, time.monotonic() - started)
     if checkpoints is None:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return folder
@@ -255,6 +273,44 @@ def _holdout_states(surface: Surface, plan: Plan, seed: int) -> bytes:
     return pack_states(surface, rows)
 
 
+def _judged(
+    surface: Surface, plan: Plan, request: FitRequest, progress: Progress, say: Say
+) -> tuple[Progress, RunVerdict]:
+    """Shrink what was learned to what the newest training rows support, then judge it on the hold-out."""
+    from ray_train.gate import judge
+    from ray_train.shrinkage import shrink_to_data
+    from triton_models.network import ValueNetwork
+
+    split, seed = plan.split, request.settings.seed
+    earlier = sample(
+        plan.reader(surface, plan.selection_start, split.holdout_start),
+        plan.units,
+        rows=SHRINKAGE_ROWS,
+        seed=seed,
+    )
+    holdout = sample(
+        plan.reader(surface, split.holdout_start, split.holdout_end), plan.units, rows=GATE_ROWS, seed=seed
+    )
+    if earlier is None or holdout is None:
+        raise LogError(f"{plan.files.source}: no good row in the hold-out window")
+    network = ValueNetwork(surface, request.network)
+    network.load_state_dict(progress.best)
+    network.eval()
+    slopes = shrink_to_data(surface, network, earlier)
+    if slopes is not None:
+        told = (
+            f"{name} {shrunk:.2f} (slope {slope:.2f} ± {error:.2f})"
+            for name, shrunk, slope, error in zip(
+                surface.objectives, slopes.shrunk_M, slopes.slope_M, slopes.error_M, strict=True
+            )
+        )
+        say(f"shrinkage  of what differs between requests, 1 is none: {', '.join(told)}")
+        progress.best = {name: value.clone() for name, value in network.state_dict().items()}
+    verdict = judge(surface, network, earlier=earlier, holdout=holdout, log_rows=sum(request.rows))
+    say(f"verdict    {verdict.text}")
+    return progress, verdict
+
+
 def _write_run(
     folder: Path,
     surface: Surface,
@@ -262,6 +318,7 @@ def _write_run(
     request: FitRequest,
     progress: Progress,
     states: bytes,
+    verdict: RunVerdict,
     seconds: float,
 ) -> None:
     from ray_train.epochs import serialize
@@ -314,6 +371,7 @@ def _write_run(
         ),
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         code_version=_code_version(),
+        verdict=verdict,
     )
     write_manifest(folder, manifest)
 

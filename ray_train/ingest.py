@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_train import columns
+from ray_train.duplicates import hash_strings
 from triton_models.errors import LogError
 from triton_models.surface import HistorySpec, Surface
 
@@ -37,6 +38,7 @@ def encode_table(surface: Surface, table: pa.Table) -> Arrays:
         ``rewards``     float32 [n, M], counts clipped to {0, 1} (Eq. 3)
         ``metrics``     float32 [n, K], NaN where null or where the log has no such column
         ``user_id``     object [n]
+        ``user``        int32 [n], a hash of the user id
         ``cohort``      object [n], None where null or where the log has no such column
         ``timestamp``   datetime64[us] [n], UTC
 
@@ -52,11 +54,15 @@ def encode_table(surface: Surface, table: pa.Table) -> Arrays:
 
 
 def encode_training(surface: Surface, table: pa.Table) -> Arrays:
-    """The part of :func:`encode_table` that training reads: state, action, propensity, rewards."""
+    """The part of :func:`encode_table` that training reads: state, action, propensity, rewards, user.
+
+    ``user`` is an int32 hash of the user id: rows of one user share it, and hardly anybody else's do.
+    """
     arrays = encode_states(surface, table)
     arrays["action"] = surface.action_indices(logged_weights(surface, table))
     arrays["propensity"] = columns.floats(columns.column(table, "propensity"), np.float64).copy()
     arrays["rewards"] = _rewards(surface, table)
+    arrays["user"] = (hash_strings(columns.column(table, "user_id")) >> np.uint64(33)).astype(np.int32)
     return arrays
 
 

@@ -1,15 +1,19 @@
 """What training minimises, and how fast: pure functions.
 
-Shape legend: B batch, M objectives.
+Shape legend: E members, B batch, M objectives.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from triton_models.committee import STATIC_SPREAD, CommitteeHead
+from triton_models.network import ValueNetwork
 
 
 def row_losses(logits_BM: Tensor, rewards_BM: Tensor, loss: str) -> Tensor:
@@ -17,6 +21,42 @@ def row_losses(logits_BM: Tensor, rewards_BM: Tensor, loss: str) -> Tensor:
     if loss == "bce":
         return functional.binary_cross_entropy_with_logits(logits_BM, rewards_BM, reduction="none").sum(dim=1)
     return (torch.sigmoid(logits_BM) - rewards_BM).square().sum(dim=1)
+
+
+def batch_loss(logits_EBM: Tensor, rewards_BM: Tensor, user_B: Tensor, loss: str) -> Tensor:
+    """Σ_e of each member's mean loss over the rows of the users that it sees.
+
+    Of E > 1 members, member e does not see users with ``user mod E = e`` (:mod:`triton_models.committee`).
+    A member that sees no row of a batch adds nothing.
+    """
+    members = len(logits_EBM)
+    rewards = rewards_BM.repeat(members, 1)
+    loss_EB = row_losses(logits_EBM.flatten(0, 1), rewards, loss).reshape(members, -1)
+    if members == 1:
+        return loss_EB.mean()
+    seen_EB = user_B % members != torch.arange(members, device=user_B.device).unsqueeze(1)
+    return ((loss_EB * seen_EB).sum(dim=1) / seen_EB.sum(dim=1).clamp(min=1)).sum()
+
+
+def prior_loss(network: ValueNetwork, rows: int) -> Tensor | float:
+    """``Σ_e ‖static_e‖² / (2 τ² n)``: a committee's free contrasts are N(0, τ²) about its smooth ones.
+
+    Weighed against a mean loss over ``rows``: where an action has few rows, its smooth neighbours decide.
+    """
+    if not isinstance(network.head, CommitteeHead):
+        return 0.0
+    return network.head.static_EAM.square().sum() / (2.0 * STATIC_SPREAD**2 * max(rows, 1))
+
+
+def optimizer_for(network: ValueNetwork, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; a committee's biases and static contrasts are not decayed, or it would forget base rates."""
+    head: nn.Module = network.head
+    spared = {f"head.{name}" for name in head.undecayed()} if isinstance(head, CommitteeHead) else set()
+    named = list(network.named_parameters())
+    groups: list[dict[str, Any]] = [{"params": [value for name, value in named if name not in spared]}]
+    if spared:
+        groups.append({"params": [value for name, value in named if name in spared], "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, learning_rate, weight_decay=weight_decay)
 
 
 def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+LearnerName = Literal["committee", "paper"]
 
 
 class FitSettings(BaseModel):
@@ -15,6 +16,8 @@ class FitSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    learner: LearnerName = "paper"
+    """Which of :data:`ray_train.learners.LEARNERS`; the defaults of training below are the paper's."""
     train_days: Positive = 14.0
     """Length of the training window, which ends where the hold-out starts."""
     holdout_days: Positive = 7.0

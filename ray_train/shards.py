@@ -45,7 +45,7 @@ def row_bytes(surface: Surface) -> int:
         int(np.prod(spec.shape)) * (integers if spec.datatype == "INT64" else 4)
         for spec in state_specs(surface)
     )
-    return state + 2 + 4 * len(surface.objectives)
+    return state + 2 + 4 * len(surface.objectives) + 8
 
 
 def _codes_fit(surface: Surface) -> bool:
@@ -98,13 +98,21 @@ class EncodeTask:
 
 
 def compact(surface: Surface, arrays: Arrays) -> Arrays:
-    """What training reads, in the smallest types; propensities are not used (regression under logging)."""
+    """What training and the gate read, in the smallest types."""
     kind = np.int16 if _codes_fit(surface) else np.int64
     names = [spec.name for spec in state_specs(surface)]
     state = {
         name: arrays[name].astype(kind) if arrays[name].dtype == np.int64 else arrays[name] for name in names
     }
-    return {**state, "action": arrays["action"].astype(np.int16), "rewards": arrays["rewards"]}
+    action = arrays["action"].astype(np.int16)
+    propensity = arrays["propensity"].astype(np.float32)  # the gate's; training regresses under the logging
+    return {
+        **state,
+        "action": action,
+        "rewards": arrays["rewards"],
+        "user": arrays["user"],
+        "propensity": propensity,
+    }
 
 
 def concatenate(parts: list[Arrays]) -> Arrays:

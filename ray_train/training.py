@@ -1,8 +1,9 @@
 """The training loop of one Ray Train worker.
 
 Loss of a row (Eq. 8): ``L = Σ_m (Q_m(s, a) - r_m)²`` with the logged action a, or the cross-entropy of the
-same ``Q_m``. Rows are weighted by nothing: this is a regression under the logging policy. AdamW, linear
-warm-up and half a cosine, clipped gradients; the head biases start at the log-odds of the base rates.
+same ``Q_m``; of a committee, each member's on the users that it sees. Rows are weighted by nothing: this is
+a regression under the logging policy. AdamW, linear warm-up and half a cosine, clipped gradients; the head
+biases start at the log-odds of the base rates.
 
 Workers hold equal numbers of rows (Ray Data splits equally), so that each makes the same number of steps
 and none waits for a gradient that does not come. BatchNorm is synchronised on GPUs; gloo cannot do that,
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 
 from ray_train.epochs import Progress, serialize
 from ray_train.ingest import Arrays
-from ray_train.objective import learning_rate_factor, row_losses
+from ray_train.objective import batch_loss, learning_rate_factor, optimizer_for, prior_loss, row_losses
 from ray_train.settings import FitSettings
 from ray_train.shards import POOL_ROWS, read_all, read_blocks, shuffled_batches
 from ray_train.telling import tell
@@ -70,15 +71,15 @@ class WorkerConfig:
 
 
 class Logits(nn.Module):
-    """Logits of the logged action as ``forward``, which is what DDP wraps."""
+    """Every member's logits of the logged action as ``forward``, which is what DDP wraps."""
 
     def __init__(self, network: ValueNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, state: dict[str, Tensor], action_BW: Tensor) -> Tensor:
-        """Logits [B, M]."""
-        return self.network.logits(state, action_BW)
+        """Logits [E, B, M]; E = 1 for a network without members."""
+        return self.network.member_logits(state, action_BW)
 
 
 def train_worker(loop_config: dict[str, Any]) -> bytes | None:
@@ -119,9 +120,7 @@ class _Worker:
             if world > 1
             else module
         )
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        self.optimizer = optimizer_for(self.network, settings.learning_rate, settings.weight_decay)
         self.amp = self._amp_type()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
 
@@ -166,13 +165,14 @@ class _Worker:
             return shuffled_batches([self.rows_in_memory], self.batch_rows, rng, pool_rows=self.rows)
         return shuffled_batches(read_blocks(self.shard), self.batch_rows, rng, POOL_ROWS)
 
-    def _to_device(self, batch: Arrays) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        def tensor(array: Any) -> Tensor:
-            value = torch.from_numpy(np.ascontiguousarray(array))
-            if self.device.type == "cuda":
-                return value.pin_memory().to(self.device, non_blocking=True)
-            return value
+    def _tensor(self, array: Any) -> Tensor:
+        value = torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type == "cuda":
+            return value.pin_memory().to(self.device, non_blocking=True)
+        return value
 
+    def _to_device(self, batch: Arrays) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        tensor = self._tensor
         state = {name: tensor(batch[name]) for name in self.state_names}
         state = {name: value if value.is_floating_point() else value.long() for name, value in state.items()}
         action = self.network.action_grid_AW[tensor(batch["action"]).long()]
@@ -222,15 +222,16 @@ class _Worker:
         state, action, rewards = self._to_device(batch)
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             logits = self.module(state, action)
-        loss = row_losses(logits.float(), rewards, settings.loss).mean()
+        loss = batch_loss(logits.float(), rewards, self._tensor(batch["user"]), settings.loss)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        prior = prior_loss(self.network, self.rows * self.world)
+        self.scaler.scale(loss + prior).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.progress.step += 1
-        return loss.detach()
+        return loss.detach() / len(logits)
 
     @torch.inference_mode()
     def _loss_on(self, rows: Arrays | None, *, constant: bool = False) -> float:

@@ -92,7 +92,7 @@ def export_run(
         backend: ``python`` for the embedded server, ``onnxruntime`` for a GPU container.
         keep: newest versions that stay.
         intra_op_threads: CPU threads of an instance.
-        force: replace a model of another surface.
+        force: replace a model of another surface, and export a run whose verdict is negative.
         hold: only put the version beside the served one.
         precision: what the network calculates in; anything but float32 is judged on the run's logged states
             (:mod:`triton_models.precision`).
@@ -102,7 +102,7 @@ def export_run(
         gpu: TensorRT and queue options of the ``onnxruntime`` backend.
 
     Raises:
-        RunError: the run is missing, unfinished or damaged.
+        RunError: the run is missing, unfinished or damaged, or its gate did not pass and ``force`` is off.
         SurfaceMismatchError: the repository serves another surface, and ``force`` is off.
         ParityError: the exported model does not equal the network; nothing is written.
         RepositoryError: the repository cannot be read or written.
@@ -122,6 +122,7 @@ def export_run(
         gpu=gpu,
     )
     if not force:
+        run.require_passed()
         require_same_surface(run.surface, repository, this=str(run.path))
     network = run.load_network()
     onnx_bytes = to_onnx(run.surface, network)

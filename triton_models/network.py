@@ -20,8 +20,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from triton_models.action_heads import ACTION_HEADS
+from triton_models.action_heads import ACTION_HEADS, BackboneHead, GridHead
+from triton_models.committee import CommitteeHead
 from triton_models.network_config import NetworkConfig
+from triton_models.plain_encoder import PlainEncoder
 from triton_models.state_encoder import StateEncoder
 from triton_models.surface import Surface
 
@@ -34,14 +36,26 @@ class ValueNetwork(nn.Module):
     def __init__(self, surface: Surface, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = StateEncoder(surface, config)
-        self.head = ACTION_HEADS[config.action_head](surface, config)
+        self.encoder: StateEncoder | PlainEncoder
+        self.head: BackboneHead | GridHead | CommitteeHead
+        if config.action_head == "committee":
+            self.encoder = PlainEncoder(surface)
+            self.head = CommitteeHead(surface, config, self.encoder.width)
+        else:
+            self.encoder = StateEncoder(surface, config)
+            self.head = ACTION_HEADS[config.action_head](surface, config)
         grid = torch.from_numpy(surface.normalized_actions).to(torch.float32)
         self.register_buffer("action_grid_AW", grid, persistent=False)
 
     def start_at(self, logits: Tensor) -> None:
         """Begin with a constant answer, as logits: base rates [M], or [A, M] where the head can."""
         self.head.start_at(logits)
+
+    def member_logits(self, state: Mapping[str, Tensor], action_BW: Tensor) -> Tensor:
+        """Every member's logits [E, B, M], which training compares with rewards; E = 1 without members."""
+        if isinstance(self.head, CommitteeHead):
+            return self.head.member_logits(self.encoder(state), action_BW)
+        return self.logits(state, action_BW).unsqueeze(0)
 
     def logits(self, state: Mapping[str, Tensor], action_BW: Tensor) -> Tensor:
         """Head outputs before the sigmoid, [B, M], for one normalised action per request."""

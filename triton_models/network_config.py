@@ -14,6 +14,9 @@ class NetworkConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    encoder: Literal["learned", "plain"] = "learned"
+    """``learned`` is the paper's, or cheaper parts of it; ``plain`` has no parameters: the request as it is,
+    its history added up by age (:class:`triton_models.plain_encoder.PlainEncoder`)."""
     context_width: Width = 8
     """Embedding width of each context field."""
     history_encoder: Literal["transformer", "pooling"] = "transformer"
@@ -27,12 +30,21 @@ class NetworkConfig(BaseModel):
     user_width: Width = 32
     state_width: Width = 64
     """Width of the state vector, S."""
-    action_head: Literal["backbone", "grid"] = "backbone"
+    action_head: Literal["backbone", "grid", "committee"] = "backbone"
     """``backbone`` is the paper's: state and action through the backbone, once per action; ``grid`` sends
-    the state alone through the backbone, whose last layer has one output per objective and grid action."""
+    the state alone through the backbone, whose last layer has one output per objective and grid action;
+    ``committee`` is several small networks over the plain encoder (:mod:`triton_models.committee`)."""
+    members: Annotated[int, Field(ge=2, le=64)] = 8
+    """Networks of a committee."""
     action_width: Width = 16
     backbone_width: Width = 128
     backbone_blocks: Annotated[int, Field(ge=1, le=8)] = 3
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> NetworkConfig:
+        if (self.encoder == "plain") != (self.action_head == "committee"):
+            raise ValueError("encoder plain and action_head committee belong together: use both or neither")
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> NetworkConfig:

@@ -44,6 +44,49 @@ class DataWindow(BaseModel):
     holdout_window: tuple[str, str]
 
 
+Level = Literal["better", "calibrated", "not yet", "static", "worse"]
+"""``better``: assumption-free intervals above zero; ``calibrated``: likely; the others do not pass."""
+
+
+class Estimate(BaseModel):
+    """A relative difference with its 95 % interval."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    estimate: float
+    low: float
+    high: float
+
+
+class RunVerdict(BaseModel):
+    """What ``fit`` found on the hold-out (:mod:`ray_train.gate`): shares of production's value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: Level
+    text: str
+    versus_static: Estimate
+    """Against the best static vector, doubly robust."""
+    versus_production: Estimate
+    calibrated: Estimate
+    """Against the best static vector, by calibration slopes."""
+    slopes: tuple[float, ...]
+    """Calibration slope of the personal contrasts, per objective."""
+    slope_errors: tuple[float, ...]
+    scalarizations: tuple[tuple[float, ...], ...]
+    static_weights: tuple[tuple[float, ...], ...]
+    """The best static vector of every scalarization: what to serve instead, if not the run."""
+    same_as_static: float
+    """Share of requests that get the static vector anyway."""
+    rows: int
+    more_rows: int | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the run may be exported without being forced."""
+        return self.level in ("better", "calibrated")
+
+
 class RunManifest(BaseModel):
     """Everything that is needed to evaluate, export and explain a run."""
 
@@ -59,6 +102,8 @@ class RunManifest(BaseModel):
     data: DataWindow
     metrics: dict[str, float]
     code_version: str
+    verdict: RunVerdict | None = None
+    """None in runs that were made without a gate."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +117,16 @@ class Run:
     def surface(self) -> Surface:
         """The surface that the run was fitted for."""
         return Surface.from_dict(self.manifest.surface, source=f"{self.path / MANIFEST}: surface")
+
+    def require_passed(self) -> None:
+        """Refuse a run that its gate did not pass.
+
+        Raises:
+            RunError: with the verdict and what to do.
+        """
+        verdict = self.manifest.verdict
+        if verdict is not None and not verdict.passed:
+            raise RunError(f"{self.path}: {verdict.text}; not exported; --force exports it all the same")
 
     def load_network(self) -> ValueNetwork:
         """The fitted network on the CPU, in evaluation mode. Imports torch.

@@ -65,8 +65,12 @@ class ServedValueNetwork(nn.Module):
         encoder, head = copy.deepcopy(network.encoder), copy.deepcopy(network.head.for_all_actions())
         if isinstance(encoder, StateEncoder) and isinstance(head, SplitBackbone | FoldedGrid):
             head.absorb(encoder.take_last())
-        known = ServedStateEncoder if isinstance(encoder, StateEncoder) else KnownCodes
-        self.encoder = known(encoder, surface).to(dtype)
+        known: ServedStateEncoder | KnownCodes
+        if isinstance(encoder, StateEncoder):
+            known = ServedStateEncoder(encoder, surface)
+        else:
+            known = KnownCodes(encoder, surface)
+        self.encoder = known.to(dtype)
         self.head = head.to(dtype)
         self.head.last.float()  # the best actions differ by less than a half-precision logit can say
         self.register_buffer("actions_AW", torch.from_numpy(surface.actions).float())

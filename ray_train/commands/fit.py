@@ -10,11 +10,13 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from ray_train.commands.validate import add_check_options, check_options
+from ray_train.learners import DEFAULT_LEARNER, LEARNERS, Learner
 from ray_train.settings import FitSettings
 from triton_models.errors import ConfigurationError
 from triton_models.network_config import NetworkConfig
 
 NETWORK_OPTIONS = {
+    "encoder": "learned: the paper's, or cheaper parts of it; plain: without parameters, for a committee",
     "context_width": "embedding width of each context field",
     "history_encoder": "transformer: the paper's; pooling: a few learned queries",
     "history_width": "width of the encoded history",
@@ -23,7 +25,9 @@ NETWORK_OPTIONS = {
     "history_pools": "learned queries of pooling",
     "user_width": "width of the user part",
     "state_width": "width of the state vector",
-    "action_head": "backbone: the paper's, once per action; grid: one output per grid action",
+    "action_head": "backbone: the paper's, once per action; grid: one output per grid action; "
+    "committee: several small networks",
+    "members": "networks of a committee",
     "action_width": "width of the action part",
     "backbone_width": "width of the backbone",
     "backbone_blocks": "blocks of the backbone",
@@ -74,15 +78,25 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     add = group.add_argument
-    add("--epochs", type=int, default=_default("epochs"), help="passes over the training rows")
-    add("--batch-size", type=int, default=_default("batch_size"), help="rows per step over all workers")
-    add("--learning-rate", type=float, default=_default("learning_rate"), help="peak of the schedule")
-    add("--weight-decay", type=float, default=_default("weight_decay"), help="of AdamW")
+    add(
+        "--learner",
+        choices=tuple(LEARNERS),
+        default=DEFAULT_LEARNER,
+        help="; ".join(f"{learner.name}: {learner.summary}" for learner in LEARNERS.values()),
+    )
+    for name, kind, text in (
+        ("epochs", int, "passes over the training rows"),
+        ("batch_size", int, "rows per step over all workers"),
+        ("learning_rate", float, "peak of the schedule"),
+        ("weight_decay", float, "of AdamW"),
+    ):
+        option = f"--{name.replace('_', '-')}"
+        add(option, type=kind, default=argparse.SUPPRESS, help=f"{text}; default: the learner's")
     add(
         "--loss",
         choices=("mse", "bce"),
-        default=_default("loss"),
-        help="squared error (Eq. 8) or cross-entropy",
+        default=argparse.SUPPRESS,
+        help="squared error (Eq. 8) or cross-entropy; default: the learner's",
     )
     add("--seed", type=int, default=_default("seed"), help="of the weights and of the order of rows")
     add("--amp", action="store_true", help="automatic mixed precision")
@@ -112,7 +126,7 @@ def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("network (defaults: triton_models.network.NetworkConfig)")
+    group = parser.add_argument_group("network (defaults: the learner's)")
     group.add_argument("--network", metavar="FILE", help="sizes of the network (YAML)")
     for name, text in NETWORK_OPTIONS.items():
         choices = get_args(NetworkConfig.model_fields[name].annotation)
@@ -132,13 +146,14 @@ def fit_settings(options: argparse.Namespace) -> FitSettings:
     local = not (options.ray_address or os.environ.get("RAY_ADDRESS"))
     if local and "cpus_per_worker" not in values:
         values["cpus_per_worker"] = max(1, (os.cpu_count() or 1) // max(1, options.workers))
+    learner = LEARNERS[values.pop("learner", DEFAULT_LEARNER)]
     try:
-        return FitSettings.model_validate(values)
+        return learner.fit_settings(**values)
     except ValidationError as error:
         raise ConfigurationError(f"settings: {describe_validation_error(error)}") from error
 
 
-def _network(options: argparse.Namespace) -> NetworkConfig:
+def _network(options: argparse.Namespace, learner: Learner) -> NetworkConfig:
     from triton_models.surface import describe_validation_error, load_yaml
 
     data: Any = load_yaml(options.network) if options.network else {}
@@ -146,7 +161,7 @@ def _network(options: argparse.Namespace) -> NetworkConfig:
         raise ConfigurationError(f"{options.network}: expected a mapping of sizes such as history_width: 32")
     given = {name: getattr(options, name) for name in NETWORK_OPTIONS if hasattr(options, name)}
     try:
-        return NetworkConfig.model_validate({**data, **given})
+        return NetworkConfig.model_validate({**learner.network.model_dump(), **data, **given})
     except ValidationError as error:
         source = options.network or "network"
         raise ConfigurationError(f"{source}: {describe_validation_error(error)}") from error
@@ -159,7 +174,7 @@ def run(options: argparse.Namespace) -> None:
     from triton_models.surface import load_surface
 
     surface = load_surface(options.surface)
-    network = _network(options)
+    network = _network(options, LEARNERS[settings.learner])
 
     from ray_train.fit import fit
 

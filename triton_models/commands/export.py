@@ -64,7 +64,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--hold", action="store_true", help="only put it beside; what is served stays, also after a restart"
     )
-    parser.add_argument("--force", action="store_true", help="replace a model of another control surface")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace a model of another control surface; export a run whose verdict is negative",
+    )
     parser.set_defaults(command=run)
 
 

@@ -21,6 +21,7 @@ from ray_train.commands import fit as fit_command
 from ray_train.epochs import Progress, serialize
 from ray_train.fit import FitRequest, _say_plan, _set_aside, _write_run, fit
 from ray_train.fit_plan import Plan, make_plan
+from ray_train.learners import COMMITTEE
 from ray_train.learning_curve import learning_html
 from ray_train.objective import learning_rate_factor, row_losses
 from ray_train.planning import in_threads
@@ -30,7 +31,7 @@ from tests.support.logs import START, make_log, replace_cell, write_log
 from tests.support.surfaces import small_surface
 from triton_models.errors import ConfigurationError, RunError
 from triton_models.network_config import NetworkConfig
-from triton_models.runs import load_run
+from triton_models.runs import Estimate, RunVerdict, load_run
 
 HISTORY = [
     {
@@ -150,7 +151,17 @@ def test_options_become_settings() -> None:
     given = options(
         "--epochs", "3", "--workers", "2", "--cpus-per-worker", "1", "--loss", "bce", "--max-rows", "9"
     )
-    assert fit_command.fit_settings(given) == FitSettings(epochs=3, workers=2, loss="bce", max_rows=9)
+    assert fit_command.fit_settings(given) == COMMITTEE.fit_settings(
+        epochs=3, workers=2, loss="bce", max_rows=9
+    )
+
+
+def test_a_learner_brings_its_own_settings() -> None:
+    settings = fit_command.fit_settings(options("--learner", "paper", "--cpus-per-worker", "1"))
+    assert settings == FitSettings()
+    default = fit_command.fit_settings(options("--cpus-per-worker", "1"))
+    assert (default.learner, default.loss) == ("committee", "bce")
+    assert FitSettings().differences(COMMITTEE.fit_settings())["learner"] == ("paper", "committee")
 
 
 def test_impossible_options_are_one_line() -> None:
@@ -242,6 +253,23 @@ def test_nothing_is_said_of_a_good_log(tmp_path: Path) -> None:
     assert not (tmp_path / "quarantine").exists()
 
 
+NOTHING = Estimate(estimate=0.0, low=-0.1, high=0.1)
+VERDICT = RunVerdict(
+    level="not yet",
+    text="not yet",
+    versus_static=NOTHING,
+    versus_production=NOTHING,
+    calibrated=NOTHING,
+    slopes=(0.0, 0.0),
+    slope_errors=(1.0, 1.0),
+    scalarizations=((0.5, 0.5),),
+    static_weights=((1.0, 1.0),),
+    same_as_static=0.5,
+    rows=1000,
+    more_rows=5000,
+)
+
+
 def test_losses_that_are_not_finite_do_not_cost_the_run(tmp_path: Path) -> None:
     surface, plan = small_surface(), planned(tmp_path, lambda table: table)
     network = NetworkConfig()
@@ -258,11 +286,15 @@ def test_losses_that_are_not_finite_do_not_cost_the_run(tmp_path: Path) -> None:
     progress = Progress(epoch=2, history=history, best_epoch=2, best={"w": torch.zeros(1)})
     folder = tmp_path / "run"
     folder.mkdir()
-    _write_run(folder, surface, plan, request, progress, b"", 1.0)
+    _write_run(folder, surface, plan, request, progress, b"", VERDICT, 1.0)
     learning = json.loads((folder / "learning.json").read_text())
     assert [record["holdout_loss"] for record in learning["epochs"]] == [None, None]
     assert learning["constant_loss"] is None
-    metrics = load_run(folder).manifest.metrics
+    run = load_run(folder)
+    assert run.manifest.verdict == VERDICT
+    with pytest.raises(RunError, match="not yet; not exported; --force exports it all the same"):
+        run.require_passed()
+    metrics = run.manifest.metrics
     assert sorted(metrics) == ["rows_per_s", "selection_loss", "train_loss"]
 
 

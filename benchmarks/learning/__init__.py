@@ -1,0 +1,1 @@
+"""How much of the achievable personalization gain each learner captures, by size of the log."""
