@@ -15,6 +15,7 @@ COMMANDS = (
     "beside",
     "value",
     "estimators",
+    "learning",
     "latency",
     "chaos",
     "record",

@@ -117,9 +117,9 @@ def _resume(folders: Folders) -> list[str]:
     return ["--resume"] if (folders.run / "fit.json").exists() else []
 
 
-def _forced(folders: Folders, console: Console) -> list[str]:
+def forced(run: Path, console: Console) -> list[str]:
     """``--force`` if the gate did not pass the run, and the verdict on the screen either way."""
-    verdict = load_run(folders.run).manifest.verdict
+    verdict = load_run(run).manifest.verdict
     if verdict is None:
         return []
     console.print()
@@ -144,7 +144,7 @@ def prepare(settings: DemoSettings, console: Console) -> Folders:
             console.print(f"[dim]{title}: there already ({output})[/]")
             continue
         if command[1] == "export":
-            command = [*command, *_forced(folders, console)]
+            command = [*command, *forced(folders.run, console)]
         run_door(title, command, console)
         if command[1] == "validate":
             output.touch()

@@ -9,7 +9,7 @@ Shape legend: n rows, A actions, M objectives, R outcomes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,8 +108,17 @@ def log_arrays(world: World, rows: int) -> Arrays:
         raise BenchmarkError(f"a log has 1 to {TRAFFIC:,} rows, got {rows:,}")
     blocks = -(-rows // BLOCK)
     starts = (np.arange(blocks) * (TRAFFIC / blocks)).astype(np.int64) // BLOCK * BLOCK
+    return _logged(world, starts.tolist(), rows)
+
+
+def rows_after(world: World, first: int, rows: int) -> Arrays:
+    """Logged rows from request ``first`` on, for a hold-out."""
+    return _logged(world, range(first, first + rows, BLOCK), rows)
+
+
+def _logged(world: World, starts: Iterable[int], rows: int) -> Arrays:
     parts = []
-    for start in starts.tolist():
+    for start in starts:
         batch = world.requests(start, BLOCK)
         action = world.logged_actions(batch)
         counts, _ = world.sample(batch, action)
@@ -120,6 +129,7 @@ def log_arrays(world: World, rows: int) -> Arrays:
                 "action": action.astype(np.int16),
                 "rewards": (counts[:, objectives] > 0).astype(np.float32),
                 "user": batch.user.astype(np.int32),
+                "propensity": np.full(BLOCK, 1.0 / world.surface.num_actions, dtype=np.float32),
             }
         )
     whole = concatenate(parts)

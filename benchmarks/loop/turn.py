@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.rule import Rule
 
-from benchmarks.demo import default_operating_point, run_door
+from benchmarks.demo import default_operating_point, forced, run_door
 from benchmarks.feed.config import WorldConfig
 from benchmarks.feed.world import World
 from benchmarks.loop.engagement import DELAY_S
@@ -200,6 +200,7 @@ class Loop:
     def _roll_out(self, materials: Materials, stack: Stack) -> None:
         repository = str(materials.repository)
         export = ["triton_models", "export", str(self.run_folder), "--repository", repository, "--hold"]
+        export += forced(self.run_folder, self.console)
         run_door("export: beside the network that is served", export, self.console)
         roll = ["triton_models", "rollout", str(stack.details["triton"]), "--repository", repository]
         run_door("rollout: into the running Triton", roll, self.console)

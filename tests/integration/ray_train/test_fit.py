@@ -19,12 +19,12 @@ import torch
 
 from ray_train.fit import CHECKPOINTS, fit
 from ray_train.ingest import encode_states
+from ray_train.learners import COMMITTEE
 from ray_train.settings import FitSettings
 from ray_train.telling import told
 from tests.support.logs import START, make_log, true_values, write_log
 from tests.support.surfaces import small_surface
 from triton_models.errors import ConfigurationError, LogError, RunError
-from triton_models.network_config import NetworkConfig
 from triton_models.runs import load_run
 
 pytestmark = [
@@ -34,8 +34,8 @@ pytestmark = [
 SURFACE = small_surface()
 EFFECT = 0.2
 NOW = START + timedelta(days=30)
-NETWORK = NetworkConfig(history_width=8, user_width=16, state_width=32, backbone_width=32, backbone_blocks=2)
-SETTINGS = FitSettings(workers=2, epochs=8, batch_size=128, learning_rate=5e-3, seed=3)
+NETWORK = COMMITTEE.network.model_copy(update={"members": 4, "backbone_width": 32, "state_width": 16})
+SETTINGS = COMMITTEE.fit_settings(workers=2, epochs=8, batch_size=128, learning_rate=5e-3, seed=3)
 
 
 @dataclass
@@ -132,6 +132,11 @@ def test_the_run_says_what_it_is(fitted: Fitted) -> None:
         "surface.yaml",
     }
     assert sum("loss:" in line for line in fitted.lines) == SETTINGS.epochs
+    # The planted effect is large: seen without any assumption, and the run may be exported.
+    assert manifest.verdict is not None
+    assert manifest.verdict.level == "better"
+    assert manifest.verdict.slopes == pytest.approx([1.0, 1.0], abs=0.3)
+    assert fitted.lines[-1].startswith("verdict    better than production and than the best static vector")
 
 
 @pytest.mark.timeout(600)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from triton_models.committee import CommitteeHead
 from triton_models.export import check_cases, parity_cases, reference_cases
 from triton_models.network import ValueNetwork
 from triton_models.network_config import NetworkConfig
@@ -70,6 +71,9 @@ CONFIGS = st.builds(
 SMALLEST = make_surface(1, [2], 0, [], 1)
 LARGEST = make_surface(5, [4, 4, 4, 4], 6, [4, 1, 3], 9)
 CHEAP = NetworkConfig(history_encoder="pooling", action_head="grid", history_width=8, state_width=8)
+COMMITTEE = NetworkConfig(
+    encoder="plain", action_head="committee", members=3, state_width=8, backbone_width=8, backbone_blocks=2
+)
 
 
 def trained_like(surface: Surface, config: NetworkConfig) -> ValueNetwork:
@@ -77,6 +81,12 @@ def trained_like(surface: Surface, config: NetworkConfig) -> ValueNetwork:
     torch.manual_seed(3)
     network = ValueNetwork(surface, config)
     with torch.no_grad():
+        if isinstance(network.head, CommitteeHead):
+            for value in network.parameters():
+                value.normal_(0.0, 0.3)
+            network.head.average_AM.normal_()
+            network.head.personal_M.uniform_(0.2, 0.9)
+            return network.eval()
         for block in network.head.backbone:
             block.norm.running_mean.normal_(0.0, 0.3)
             block.norm.running_var.uniform_(0.5, 2.0)
@@ -90,6 +100,8 @@ def trained_like(surface: Surface, config: NetworkConfig) -> ValueNetwork:
 @given(surface=surfaces(), config=CONFIGS)
 @example(surface=SMALLEST, config=NetworkConfig())
 @example(surface=LARGEST, config=CHEAP)
+@example(surface=SMALLEST, config=COMMITTEE)
+@example(surface=LARGEST, config=COMMITTEE)
 def test_the_export_of_any_surface_is_its_network(surface: Surface, config: NetworkConfig) -> None:
     network = trained_like(surface, config)
     model = to_onnx(surface, network)
