@@ -80,6 +80,7 @@ class DecisionLog:
         self._bytes_out = 0
         self._queue_full = 0
         self._refused_closed = 0
+        self._no_record = 0
         self._closed = False
         self.last_write_s: float | None = None
         """Unix time at which records went to the spool last."""
@@ -104,11 +105,11 @@ class DecisionLog:
         Returns:
             Whether it is in the queue.
         """
-        probability = log_probability(answer, self._config.sample_rate)
-        if not sampled(request.request_id, probability):
-            return False
-        return self.put(
-            make_record(
+        try:
+            probability = log_probability(answer, self._config.sample_rate)
+            if not sampled(request.request_id, probability):
+                return False
+            record = make_record(
                 self._surface,
                 request,
                 answer,
@@ -119,7 +120,11 @@ class DecisionLog:
                 run_id=run_id,
                 trace_id=trace_id,
             )
-        )
+        except Exception:  # the last net: a bug of the log is no reason to lose the answer
+            self._no_record += 1
+            logger.exception("a decision cannot be recorded")
+            return False
+        return self.put(record)
 
     def put(self, record: DecisionRecord) -> bool:
         """Queue a record, or count why not."""
@@ -155,8 +160,10 @@ class DecisionLog:
         for _ in range(0, len(self._queue), TAKE):
             taken = [self._queue.popleft() for _ in range(min(TAKE, len(self._queue)))]
             before = self.writer.written
-            self.writer.write(taken)
-            self._bytes_out += sum(map(self._size, taken))
+            try:
+                self.writer.write(taken)
+            finally:  # they are out of the queue, whatever became of them
+                self._bytes_out += sum(map(self._size, taken))
             if self.writer.written > before:
                 self.last_write_s = self._wall_clock()
         self.writer.tend()
@@ -211,6 +218,7 @@ class DecisionLog:
     def dropped(self) -> dict[DropReason, int]:
         """Records that were not logged, by reason."""
         dropped = {reason: self.writer.dropped[reason] for reason in DROP_REASONS}
+        dropped["invalid_record"] += self._no_record
         return dropped | {"queue_full": self._queue_full, "closed": self._refused_closed}
 
     def describe(self) -> dict[str, Any]:

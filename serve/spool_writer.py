@@ -102,7 +102,7 @@ class SpoolWriter:
             before = self._file.size if self._file is not None else 0
             file = self._file_of(hour)
             file.append(batch)
-        except OSError as error:
+        except (OSError, MemoryError, pa.ArrowException) as error:
             self._drop(lost, error)
             return
         if self._config.fsync_s is not None and not file.marked:
@@ -140,12 +140,17 @@ class SpoolWriter:
                 return "disk_full"
         return None
 
-    def _drop(self, lost: int, error: OSError) -> None:
-        self.dropped["disk_full" if error.errno in FULL else "write_error"] += lost
+    def _drop(self, lost: int, error: Exception) -> None:
+        full = isinstance(error, OSError) and error.errno in FULL
+        self.dropped["disk_full" if full else "write_error"] += lost
         now_s = self._clock()
         if now_s - self._warned_s >= LOOK_S * 10:
             self._warned_s = now_s
-            logger.warning("the decision log drops records: %s: %s", self.folder, error.strerror or error)
+            logger.warning(
+                "the decision log drops records: %s: %s",
+                self.folder,
+                getattr(error, "strerror", None) or error,
+            )
         if self._file is not None and self._file.broken:
             self.end_file()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -319,6 +320,29 @@ def test_a_record_that_is_no_decision_does_not_take_the_others_with_it(opened: A
     log.close()
     assert log.dropped["invalid_record"] == 6
     assert logged_ids(tmp_path / "log") == sorted(map(str, range(20)))
+
+
+def test_a_bug_of_the_log_costs_neither_the_answer_nor_the_memory(
+    opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = opened()
+    answer = answer_of()
+    del answer["source"]
+    assert not log.record(request_of("no answer"), answer, route="rank", tensors=None)
+    assert log.dropped["invalid_record"] == 1
+
+    def no_memory(*_: object) -> None:
+        raise pa.ArrowMemoryError("malloc failed")
+
+    append = SpoolFile.append
+    monkeypatch.setattr(SpoolFile, "append", no_memory)
+    log.put(record_of("lost"))
+    log.flush()
+    assert (log.dropped["write_error"], log.queue_bytes) == (1, 0)
+    monkeypatch.setattr(SpoolFile, "append", append)
+    log.put(record_of("after"))
+    log.close()
+    assert logged_ids(tmp_path / "log") == ["after"]
 
 
 def test_a_folder_that_cannot_be_written_is_tried_again(opened: Any, tmp_path: Path) -> None:
