@@ -20,24 +20,11 @@ def following(what: str, noun: str, mapper: Mapper = in_threads) -> Mapper:
     """A mapper that shows how many rows its reports have covered."""
 
     def mapped(check: Check, units: Sequence[Unit]) -> Iterator[UnitReport]:
-        total, done, shown = sum(unit.rows for unit in units), 0, time.monotonic()
-        bar = Progress(
-            TextColumn(what),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(noun),
-            TimeRemainingColumn(),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-        with bar:
-            task = bar.add_task(what, total=total)
+        total, done = sum(unit.rows for unit in units), 0
+        with counting(what, noun) as progress:
             for report in mapper(check, units):
                 done += report.unit.rows
-                bar.update(task, completed=done)
-                if bar.disable and time.monotonic() - shown > LINE_INTERVAL_S:
-                    shown = time.monotonic()
-                    sys.stderr.write(f"{what}: {done:,} of {total:,} {noun}\n")
+                progress(done, total)
                 yield report
 
     return mapped
