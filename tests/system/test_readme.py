@@ -250,11 +250,13 @@ def test_a_training_job_on_a_ray_cluster(steps: Path) -> None:
 
 def test_the_ranker_settings_are_settings() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    example, more = (yaml.safe_load(found) for found in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    found = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    example, more, logged = found
     ranker = RankerConfig.model_validate(example["ranker"])
     assert ranker.heads is not None
     surface = load_surface(ROOT / "benchmarks" / "surfaces" / "homefeed.yaml")
-    settings = SidecarConfig.from_dict({"surface": surface.to_dict(), **more})
+    settings = SidecarConfig.from_dict({"surface": surface.to_dict(), **more, **logged})
+    assert settings.decision_log is not None and settings.decision_log.user_ids == "hashed"
     assert (len(settings.value_network.addresses), settings.num_replicas) == (2, 4)
     assert set(ranker.heads) == set(surface.heads)
 
