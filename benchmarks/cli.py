@@ -16,6 +16,7 @@ COMMANDS = (
     "value",
     "estimators",
     "learning",
+    "sweepcost",
     "latency",
     "chaos",
     "record",
