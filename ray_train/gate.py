@@ -14,8 +14,8 @@ the training window. Paired, on rows that are later than everything the network 
   its personal contrasts on the hold-out (:func:`ray_train.shrinkage.calibration_slopes`): 1 where what it
   promises comes true, 0 where it promised noise. Every row tells something about κ, so the interval is far
   narrower; it assumes that contrasts are as true at the chosen actions as they are elsewhere. They are
-  not quite, since a maximum picks errors: in the simulated feed it said twice the truth
-  (``benchmarks/RESULTS.md``).
+  not quite, since a maximum picks errors: in the simulated feed it said 1.6 and 3.2
+  times the truth (``benchmarks/RESULTS.md``).
 
 Both are means over λ in per cent of production's value, with 95 % normal intervals clustered by user.
 
