@@ -136,7 +136,8 @@ class CommitteeHead(nn.Module):
     def forward(self, state_BD: Tensor, action_BW: Tensor) -> Tensor:
         """Logits of one action per request, [B, M]; between grid points the static part is interpolated."""
         z_BM = self.member_logits(state_BD, action_BW).mean(dim=0)
-        if bool((self.personal_M == 1.0).all()):
+        # Not shrunk, as in training: level and average need not be known. A graph takes no such turn.
+        if not torch.compiler.is_exporting() and bool((self.personal_M == 1.0).all()):
             return z_BM
         level_BM = self.member_action_logits(state_BD).mean(dim=(0, 2))
         static_BM = level_BM + self._shares(action_BW) @ self.average_AM

@@ -7,7 +7,9 @@ exporter, with scalarization, argmax and weight look-up in the graph; what diffe
   as the network is trained: ``Q(s, a)`` for B A pairs of (state, action);
 * B: the state is encoded once, the state vector is tiled once per action before the backbone.
 
-BatchNorm stays a layer of its own, as it is exported.
+BatchNorm stays a layer of its own, as it is exported. The targets are stated for the paper's network; a
+committee's head makes the level of all actions again for every pair, so that its naive exports are slower
+than anybody would leave them.
 
 Shape legend: B batch, A actions, M objectives, S state width.
 """

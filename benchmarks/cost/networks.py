@@ -132,8 +132,9 @@ def untrained_network(surface: Surface, config: NetworkConfig, *, seed: int = 0)
                 assert module.running_mean is not None and module.running_var is not None  # noqa: S101
                 module.running_mean.normal_(0.0, 0.3)
                 module.running_var.uniform_(0.5, 2.0)
-                module.weight.uniform_(0.5, 2.0)
-                module.bias.normal_(0.0, 0.3)
+                if module.affine:
+                    module.weight.uniform_(0.5, 2.0)
+                    module.bias.normal_(0.0, 0.3)
         # Without this the differences between actions drown in float32 noise.
         for name, module in network.head.named_modules():
             if name in ("action", "heads", "table") and isinstance(module, nn.Linear):

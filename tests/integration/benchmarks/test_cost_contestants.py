@@ -89,6 +89,21 @@ def test_contestants_agree_on_random_surfaces(
     assert len(found) == 3
 
 
+def test_a_committee_can_be_measured(surface: Surface) -> None:
+    """Exported too: its head asks a question about its parameters that a graph cannot."""
+    config = NetworkConfig(encoder="plain", action_head="committee", members=2, **SMALL)
+    subject = subject_of(surface, config)
+    found = [
+        onnx_contestant(kind, kind, subject.key, to_onnx(surface, network), threads=1)
+        for kind, network in {
+            "ours": subject.network,
+            "B": naive_network(subject.network, "B"),
+        }.items()
+    ]
+    for item in check_contestants(tuple(found), (subject,), random_cases=8).values():
+        assert item.difference <= 1e-5
+
+
 def rows_seen(subject: Subject, kind: Any, batch: int) -> tuple[set[int], set[int]]:
     """Rows that the encoder's first layer and the BatchNorms see in one choice."""
     arranged = subject.network if kind is None else naive_network(subject.network, kind)
