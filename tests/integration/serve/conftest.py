@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.integration.serve.models import publish_ranker, publish_value_network
+from tests.support.up import wait_until_ready
 from triton_models.surface import Surface, load_surface
 
 HOMEFEED = Path(__file__).parents[3] / "benchmarks" / "surfaces" / "homefeed.yaml"
@@ -82,12 +82,7 @@ def stack(
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 180
-        while not ready_file.exists():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        ready = json.loads(ready_file.read_text())
+        ready = wait_until_ready(process, ready_file, log)
         yield Stack(ready["address"], process, ready, homefeed, value, log, root / "logs")
     finally:
         process.terminate()

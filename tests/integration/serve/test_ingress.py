@@ -6,7 +6,6 @@ import json
 import ssl
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 
 from tests.integration.serve.test_stack import request
 from tests.support.certificates import Authority
+from tests.support.up import wait_until_ready
 from triton_models.surface import Surface
 
 
@@ -54,12 +54,7 @@ def test_two_replicas_answer_directly_over_tls(homefeed: Surface, tmp_path: Path
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 180
-        while not ready_file.exists():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        addresses = json.loads(ready_file.read_text())["addresses"]
+        addresses = wait_until_ready(process, ready_file, log)["addresses"]
         assert len(set(addresses)) == 2
         body = {"state": request(homefeed)["state"]}
         for address in addresses:
