@@ -19,6 +19,7 @@ from serve.guard import Guard, trace_of
 from serve.hot_path import Handler, HotPath
 from serve.metrics import CONTENT_TYPE
 from serve.openapi import request_body
+from serve.openapi_tensors import TENSOR_ANSWER, with_tensors
 from serve.policy_api import add_policies
 from serve.rankers import Failure
 from serve.requests import RankRequest, WeightsRequest, parse_rank, parse_weights
@@ -32,7 +33,13 @@ from serve.schema import (
     WeightsBody,
 )
 from serve.sidecar import Sidecar
-from serve.tensor_body import LENGTH_HEADER, MEDIA_TYPE, parse_rank_tensors, tensor_answer
+from serve.tensor_body import (
+    LENGTH_HEADER,
+    MEDIA_TYPE,
+    parse_rank_tensors,
+    parse_weights_tensors,
+    tensor_answer,
+)
 from triton_models.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +52,7 @@ AnyRequest = TypeVar("AnyRequest", bound=WeightsRequest)
 MakeSidecar = Callable[[SidecarConfig], Sidecar]
 
 ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "not JSON"},
+    400: {"model": ErrorAnswer, "description": "not JSON, or tensors that do not end where the body does"},
     408: {"model": ErrorAnswer, "description": "the body came too slowly"},
     413: {"model": ErrorAnswer, "description": "over a limit"},
     422: {"model": ErrorAnswer, "description": "a field is wrong"},
@@ -134,6 +141,12 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
             )
         return parse_rank(body, limits, kind)
 
+    def parse_state(request: Request, body: bytes) -> WeightsRequest:
+        header_length = request.headers.get(LENGTH_HEADER)
+        if header_length is not None:
+            return parse_weights_tensors(body, header_length, config)
+        return parse_weights(body, limits)
+
     def ranking(request: Request, result: dict[str, Any]) -> Response:
         if MEDIA_TYPE not in request.headers.get("accept", ""):
             return json_answer(result)
@@ -149,7 +162,7 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
             if route == "rank":
                 result = await sidecar.rank(_named(parse(request, body)), trace)
             else:
-                result = await sidecar.weights(_named(parse_weights(body, limits)), trace)
+                result = await sidecar.weights(_named(parse_state(request, body)), trace)
         except RequestError as error:
             response = refuse(error)
         except ClientDisconnect:
@@ -167,8 +180,8 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
     @app.post(
         "/v1/rank",
         response_model=RankAnswer,
-        responses=ERROR_ANSWERS | RANKER_ERRORS,
-        openapi_extra=request_body(RankBody, config),
+        responses=ERROR_ANSWERS | RANKER_ERRORS | {200: TENSOR_ANSWER},
+        openapi_extra=with_tensors(request_body(RankBody, config), config, ranks=True),
     )
     async def rank(request: Request) -> Response:
         """State and candidate ids → the top k by utility."""
@@ -178,7 +191,7 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
         "/v1/weights",
         response_model=WeightsAnswer,
         responses=ERROR_ANSWERS,
-        openapi_extra=request_body(WeightsBody, config),
+        openapi_extra=with_tensors(request_body(WeightsBody, config), config, ranks=False),
     )
     async def weights(request: Request) -> Response:
         """State → weights only, for those who blend in their own ranker."""

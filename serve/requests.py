@@ -60,7 +60,16 @@ def parse_weights(body: bytes, limits: Limits) -> WeightsRequest:
     Raises:
         RequestError: one line that says which field is wrong, or which limit is passed.
     """
-    return WeightsRequest(**_common(_object(body, limits, WEIGHTS_FIELDS), limits))
+    return weights_request(_object(body, limits, WEIGHTS_FIELDS), limits)
+
+
+def weights_request(data: dict[str, Any], limits: Limits) -> WeightsRequest:
+    """Check the fields of a request to ``/v1/weights``, whatever form they came in.
+
+    Raises:
+        RequestError: as :func:`parse_weights`.
+    """
+    return WeightsRequest(**_common(data, limits))
 
 
 def parse_rank(body: bytes, limits: Limits, candidates_type: CandidateType) -> RankRequest:

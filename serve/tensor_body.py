@@ -1,4 +1,4 @@
-"""A ranking request as tensors: the Open Inference Protocol over HTTP with its binary extension (KServe v2).
+"""Requests as tensors: the Open Inference Protocol over HTTP with its binary extension (KServe v2).
 
 The body is a JSON object of ``Inference-Header-Content-Length`` bytes, then the raw tensors one after the
 other, in the order of ``inputs``; little-endian, row-major; a BYTES element has its length before it as four
@@ -25,20 +25,24 @@ who wants JSON has the JSON form.
 The answer has the same form where ``Accept`` asks for ``application/octet-stream``: outputs ``items`` and
 ``scores``, and everything else that the JSON answer has as its ``parameters``.
 
+``/v1/weights`` takes the same without candidates, their features and ``k``; its answer is a few numbers, and
+always JSON. :mod:`serve.openapi_tensors` describes both for ``/openapi.json``.
+
 Shape legend: n candidates, L history, D, E embeddings, C context fields, k served.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import orjson
 
-from serve.config import RankerConfig, SidecarConfig
-from serve.requests import RankRequest, rank_request, shown
+from serve.config import Limits, RankerConfig, SidecarConfig
+from serve.requests import RankRequest, WeightsRequest, rank_request, shown, weights_request
 from serve.transport import DTYPES, bytes_tensor
 from triton_models.errors import RequestError, RequestMalformedError, RequestTooLargeError
 from triton_models.surface import Surface
@@ -54,11 +58,15 @@ STATE_DATATYPES = {
     "context": "BYTES",
 }
 HEADER_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
-PARAMETERS = frozenset({"user_id", "cohort", "placement", "k", "control"})
+WEIGHTS_PARAMETERS = frozenset({"user_id", "cohort", "placement", "control"})
+RANK_PARAMETERS = WEIGHTS_PARAMETERS | {"k"}
 TENSOR_FIELDS = frozenset({"name", "datatype", "shape", "parameters"})
 MAX_TENSORS = 64
 MAX_RANK = 8
 MAX_DIGITS = 18
+
+Tensors = Mapping[str, tuple[tuple[int, ...], memoryview]]
+"""Name → shape and bytes."""
 
 
 def parse_rank_tensors(body: bytes, header_length: str, config: SidecarConfig) -> RankRequest:
@@ -67,32 +75,57 @@ def parse_rank_tensors(body: bytes, header_length: str, config: SidecarConfig) -
     Raises:
         RequestError: one line that says which part is wrong, or which limit is passed.
     """
-    if len(body) > config.limits.body_bytes:
-        raise RequestTooLargeError(f"body: at most {config.limits.body_bytes} bytes, got {len(body)}")
     if config.ranker is None:
         raise RequestError("this sidecar has no ranker; ask /v1/weights instead")
-    header, rest = _header(body, header_length)
-    tensors = _tensors(header.get("inputs"), rest, _expected(config.ranker))
-    for name in (config.ranker.candidates_input, *config.ranker.candidate_inputs):
+    ranker, limits = config.ranker, config.limits
+    header, tensors = _opened(body, header_length, limits, expected_tensors(ranker), RANK_PARAMETERS)
+    for name in (ranker.candidates_input, *ranker.candidate_inputs):
         if name not in tensors:
             raise RequestError(f"inputs: {name} is missing")
-    parameters = header.get("parameters", {})
-    if not isinstance(parameters, dict) or not parameters.keys() <= PARAMETERS:
-        raise RequestError(f"parameters: expected an object with any of {', '.join(sorted(PARAMETERS))}")
-    ranker, limits = config.ranker, config.limits
     candidates = _candidates(ranker, *tensors[ranker.candidates_input], limits.candidates)
     features = _features(ranker, tensors, len(candidates))
-    data = {
-        **parameters,
-        "request_id": header.get("id"),
-        "state": _state(config.surface, tensors, limits.history),
-        "candidates": candidates,
-    }
+    data = _common(header, config, tensors) | {"candidates": candidates}
     return rank_request(data, limits, ranker.candidates_type, features)
 
 
-Tensors = Mapping[str, tuple[tuple[int, ...], memoryview]]
-"""Name → shape and bytes."""
+def parse_weights_tensors(body: bytes, header_length: str, config: SidecarConfig) -> WeightsRequest:
+    """Parse the body of ``/v1/weights`` in binary form.
+
+    Raises:
+        RequestError: one line that says which part is wrong, or which limit is passed.
+    """
+    limits = config.limits
+    header, tensors = _opened(body, header_length, limits, expected_tensors(None), WEIGHTS_PARAMETERS)
+    return weights_request(_common(header, config, tensors), limits)
+
+
+def expected_tensors(ranker: RankerConfig | None) -> dict[str, str]:
+    """Every tensor that may come → its datatype; without a ranker the state's only."""
+    if ranker is None:
+        return STATE_DATATYPES
+    features = {name: spec.datatype for name, spec in ranker.candidate_inputs.items()}
+    return {**STATE_DATATYPES, **features, ranker.candidates_input: ranker.candidates_type}
+
+
+def _opened(
+    body: bytes, header_length: str, limits: Limits, expected: Mapping[str, str], parameters: frozenset[str]
+) -> tuple[dict[str, Any], Tensors]:
+    if len(body) > limits.body_bytes:
+        raise RequestTooLargeError(f"body: at most {limits.body_bytes} bytes, got {len(body)}")
+    header, rest = _header(body, header_length)
+    tensors = _tensors(header.get("inputs"), rest, expected)
+    given = header.get("parameters", {})
+    if not isinstance(given, dict) or not given.keys() <= parameters:
+        raise RequestError(f"parameters: expected an object with any of {', '.join(sorted(parameters))}")
+    return header, tensors
+
+
+def _common(header: dict[str, Any], config: SidecarConfig, tensors: Tensors) -> dict[str, Any]:
+    return {
+        **header.get("parameters", {}),
+        "request_id": header.get("id"),
+        "state": _state(config.surface, tensors, config.limits.history),
+    }
 
 
 def _header(body: bytes, header_length: str) -> tuple[dict[str, Any], memoryview]:
@@ -115,12 +148,6 @@ def _header(body: bytes, header_length: str) -> tuple[dict[str, Any], memoryview
         unknown = sorted(header.keys() - HEADER_FIELDS)[0]
         raise RequestError(f"header: unknown field {shown(unknown)}")
     return header, whole[length:]
-
-
-def _expected(ranker: RankerConfig) -> dict[str, str]:
-    """Every tensor that may come → its datatype."""
-    features = {name: spec.datatype for name, spec in ranker.candidate_inputs.items()}
-    return {**STATE_DATATYPES, **features, ranker.candidates_input: ranker.candidates_type}
 
 
 def _tensors(inputs: object, rest: memoryview, expected: Mapping[str, str]) -> Tensors:
@@ -236,6 +263,28 @@ def _state(surface: Surface, tensors: Tensors, history_limit: int) -> dict[str, 
         words = _words("context", shape, raw)
         state["context"] = dict(zip(surface.state.context, words, strict=True))
     return state
+
+
+def tensor_request(
+    header: Mapping[str, Any], tensors: Sequence[tuple[str, str, Sequence[int], bytes]]
+) -> tuple[bytes, int]:
+    """A request in this form: the body, and the length of its JSON part.
+
+    Args:
+        header: ``id`` and ``parameters``.
+        tensors: Name, datatype, shape and bytes of each.
+    """
+    inputs = [
+        {
+            "name": name,
+            "datatype": datatype,
+            "shape": list(shape),
+            "parameters": {"binary_data_size": len(raw)},
+        }
+        for name, datatype, shape, raw in tensors
+    ]
+    front = json.dumps({**header, "inputs": inputs}).encode()
+    return b"".join((front, *(raw for *_, raw in tensors))), len(front)
 
 
 def tensor_answer(answer: dict[str, Any], candidates_type: str) -> tuple[bytes, int]:

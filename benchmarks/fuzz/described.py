@@ -10,9 +10,12 @@ design (DESIGN.md: never an error), so that check would call the design a fault.
 from __future__ import annotations
 
 import logging
+import random
 from typing import Any
 
 from benchmarks.fuzz.tally import Tally
+from benchmarks.fuzz.tensors import TensorBodies, described_tensors, examples_of, headers_of
+from serve.tensor_body import LENGTH_HEADER, MEDIA_TYPE
 from triton_models.errors import BenchmarkError
 
 EXAMPLES_A_ROUND = 300
@@ -21,6 +24,8 @@ EXAMPLES_A_ROUND = 300
 LEFT_OUT = ["negative_data_rejection"]
 # A listed 5xx (no ranking without a ranker) is an answer; an unlisted one fails status_code_conformance.
 REPLACED = ["not_a_server_error"]
+AS_TENSORS = " as tensors"
+"""Marks the kind of cases in the binary form."""
 
 
 def fuzz_described(address: str, tally: Tally, *, cases: int, headers: dict[str, str] | None = None) -> None:
@@ -43,6 +48,7 @@ def fuzz_described(address: str, tally: Tally, *, cases: int, headers: dict[str,
         except Exception as error:  # the seam
             raise BenchmarkError(f"{address}/openapi.json cannot be read: {error}") from error
         schema.hook("map_body")(_as_tools_write_numbers)
+        schema.hook("map_case")(_tensors_where_tensors_go)
         schema.config.checks.update(excluded_check_names=LEFT_OUT + REPLACED)
         # Of each operation, and about as many again of sequences of them.
         operations = max(1, schema.statistic.operations.selected)
@@ -74,15 +80,37 @@ def _as_tools_write_numbers(_: Any, body: Any) -> Any:
     return int(body) if isinstance(body, float) and body.is_integer() else body
 
 
+def _tensors_where_tensors_go(_: Any, case: Any) -> Any:
+    """What schemathesis draws for bytes is the seed of a binary body, except the description's own example.
+
+    Its header goes with it; beside JSON, which schemathesis would send it with as well, there is none.
+    """
+    headers = {name: value for name, value in (case.headers or {}).items() if name.lower() != LENGTH_HEADER}
+    if case.media_type == MEDIA_TYPE:
+        described = case.operation.schema.raw_schema
+        body = case.body.encode("utf-8", "surrogatepass") if isinstance(case.body, str) else bytes(case.body)
+        if body not in examples_of(described, case.operation.path):
+            body = TensorBodies(described_tensors(described, case.operation.path)).allowed(
+                random.Random(body)
+            )
+        case.body = body
+        headers |= headers_of(body) | random.Random(body).choice([{}, {"accept": MEDIA_TYPE}])
+    case.headers = headers
+    return case
+
+
 def _record(recorder: Any, tally: Tally) -> int:
     for case_id in recorder.cases:
         interaction = recorder.interactions.get(case_id)
         response = getattr(interaction, "response", None)
-        tally.count(recorder.label, "no answer" if response is None else response.status_code)
+        label = recorder.label
+        if recorder.cases[case_id].value.media_type == MEDIA_TYPE:
+            label += AS_TENSORS
+        tally.count(label, "no answer" if response is None else response.status_code)
         if response is None:
-            tally.find(f"{recorder.label}: no answer")
+            tally.find(f"{label}: no answer")
         elif response.status_code == 500:
-            tally.find(f"{recorder.label}: 500 {response.content[:300]!r}")
+            tally.find(f"{label}: 500 {response.content[:300]!r}")
     for case_id, checks in recorder.checks.items():
         for check in checks:
             path = recorder.cases[case_id].value.operation.path

@@ -14,6 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.fuzz.tally import Tally
+from benchmarks.fuzz.tensors import TensorBodies, described_tensors
+from serve.tensor_body import LENGTH_HEADER, MEDIA_TYPE
 
 Route = tuple[str, str]
 """Method and path."""
@@ -83,18 +85,26 @@ class Raw:
             for path, operations in description["paths"].items()
             for method, operation in operations.items()
         }
+        self._tensors = [
+            (route, TensorBodies(schema))
+            for route in self._listed
+            if (schema := described_tensors(description, route[1])) and route[0] == "POST"
+        ]
         self._bodies = [route for route in self._listed if route[0] in ("POST", "PUT", "PATCH")]
 
     def run(self, cases: int) -> None:
         """Run so many cases, and see that the application is alive."""
         makers: list[tuple[str, Callable[[], None], float]] = [
-            ("raw: body", self._body_case, 0.6),
+            ("raw: body", self._body_case, 0.45),
+            ("raw: tensors", self._tensor_case, 0.15),
             ("raw: headers", self._header_case, 0.2),
             ("raw: method and path", self._path_case, 0.12),
             ("raw: broken HTTP", self._broken_case, 0.08),
         ]
         for kind, maker, share in makers:
             self._kind = kind
+            if maker == self._tensor_case and not self._tensors:
+                continue  # an older sidecar than this fuzzer
             for _ in range(max(1, round(cases * share))):
                 maker()
         if (
@@ -109,6 +119,12 @@ class Raw:
         route = self._random.choice(self._bodies)
         kind = self._random.choice(TYPES) if self._random.random() < 0.2 else "application/json"
         self._ask(route, self._mutated(), [("content-type", kind)])
+
+    def _tensor_case(self) -> None:
+        route, bodies = self._random.choice(self._tensors)
+        body, length = bodies.spoilt(self._random)
+        headers = [("content-type", MEDIA_TYPE), (LENGTH_HEADER, length)]
+        self._ask(route, body, [*headers, ("accept", self._random.choice([MEDIA_TYPE, "*/*"]))])
 
     def _header_case(self) -> None:
         route = self._random.choice(list(self._listed))

@@ -21,6 +21,10 @@ def test_nothing_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     kinds = found["by_kind"]
     # Bad bodies got further than the parser, and good ones were served.
     assert {"200", "400", "413", "422"} <= set(kinds["POST /v1/rank"]) | set(kinds["raw: body"])
+    for route in ("POST /v1/rank as tensors", "POST /v1/weights as tensors"):
+        assert set(kinds[route]) <= {"200", "413", "422", "503"}, kinds[route]
+        assert kinds[route]["200"] > 10
+    assert {"200", "400", "422"} <= set(kinds["raw: tensors"])
     assert {"raw: headers", "raw: broken HTTP", "raw: method and path"} <= set(kinds)
 
 

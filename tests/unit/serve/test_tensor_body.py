@@ -102,6 +102,70 @@ def test_the_same_answer_as_json_with_the_features_passed_on() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("route", ["/v1/rank", "/v1/weights"])
+@pytest.mark.parametrize("ranker", [{}, {"candidates_type": "BYTES"}, {"candidate_inputs": FEATURES}])
+def test_the_example_of_the_description_is_answered(route: str, ranker: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with rig(config(ranker=ranker)) as r:
+            described = json.loads((await r.client.get("/openapi.json")).body)["paths"][route]["post"]
+            body = described["requestBody"]["content"]
+            assert ("application/json" in body) == (
+                route == "/v1/weights" or "candidate_inputs" not in ranker
+            )
+            (example,) = body[MEDIA_TYPE]["examples"].values()
+            (parameter,) = described["parameters"]
+            assert (parameter["name"], parameter["in"]) == (LENGTH_HEADER, "header")
+            headers = {LENGTH_HEADER: str(parameter["example"])}
+            answer = await r.client.request("POST", route, example["value"].encode("ascii"), headers)
+            assert answer.status == 200, answer.body
+            assert (answer.json()["source"], answer.json()["reason"]) == ("value_network", None)
+            inputs = json.loads(example["value"][: parameter["example"]])["inputs"]
+            told = body[MEDIA_TYPE]["schema"]
+            assert [i["name"] for i in inputs] == [t["name"] for t in told["x-tensors"]]
+            for tensor in told["x-tensors"]:
+                assert tensor["name"] in told["description"]
+            assert set(described["responses"]["200"]["content"]) == (
+                {"application/json", MEDIA_TYPE} if route == "/v1/rank" else {"application/json"}
+            )
+
+    asyncio.run(main())
+
+
+def test_what_the_description_calls_required_is_required() -> None:
+    async def main() -> None:
+        async with rig(config(**WITH_FEATURES)) as r:
+            described = json.loads((await r.client.get("/openapi.json")).body)["paths"]["/v1/rank"]["post"]
+            schema = described["requestBody"]["content"][MEDIA_TYPE]["schema"]
+            needed = {t["name"] for t in schema["x-tensors"] if t["required"]}
+            for name in tensors():
+                content, headers = encoded([t for t in tensors().values() if t[0] != name])
+                status = (await send(r, content, headers)).status
+                assert (status == 422) == (name in needed), (name, status)
+
+    asyncio.run(main())
+
+
+def test_weights_of_a_state_in_tensors_are_those_of_json() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            expected = (await r.client.post("/v1/weights", {"state": STATE, "request_id": "r1"})).json()
+            state = list(tensors().values())[:5]
+            content, headers = encoded(state, {}, id="r1")
+            answer = await r.client.request("POST", "/v1/weights", content, headers | {"accept": MEDIA_TYPE})
+            found = answer.json()  # a few numbers: JSON whatever is accepted
+            del expected["timings_ms"], found["timings_ms"]
+            assert found == expected
+            for name, array in r.value.calls[1][0].items():
+                np.testing.assert_array_equal(array, r.value.calls[0][0][name])
+            content, headers = encoded([*state, tensors()["candidate_ids"]], {})
+            refused = await r.client.request("POST", "/v1/weights", content, headers)
+            assert (refused.status, "candidate_ids" in refused.json()["error"]["message"]) == (422, True)
+            content, headers = encoded(state, {"k": 3})
+            assert (await r.client.request("POST", "/v1/weights", content, headers)).status == 422
+
+    asyncio.run(main())
+
+
 def test_string_ids() -> None:
     async def main() -> None:
         async with rig(config(ranker={"candidates_type": "BYTES"})) as r:
