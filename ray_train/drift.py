@@ -234,18 +234,3 @@ def _incomplete_beta(a: float, b: float, x: float) -> float:
         if abs(1.0 - c * d) < 1e-12:
             break
     return front * (fraction - 1.0) / a
-
-
-def population_stability(expected: npt.ArrayLike, seen: npt.ArrayLike) -> float:
-    """``PSI = Σ_k (q_k - p_k) log(q_k / p_k)`` of two histograms over the same bins; the sidecar's monitor.
-
-    Half a row is added to every bin, so that empty ones do not make it infinite. Usual reading: below 0.1 the
-    same, above 0.25 another population. 0 where either is empty.
-    """
-    p, q = (np.asarray(counts, dtype=np.float64) for counts in (expected, seen))
-    if p.shape != q.shape:
-        raise ValueError(f"histograms must have the same bins, got {p.shape} and {q.shape}")
-    if p.sum() <= 0 or q.sum() <= 0:
-        return 0.0
-    p, q = (p + 0.5) / (p + 0.5).sum(), (q + 0.5) / (q + 0.5).sum()
-    return float(((q - p) * np.log(q / p)).sum())

@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from serve.answers import error_answer, json_answer, read_body, refuse
 from serve.config import SidecarConfig
 from serve.context import CURRENT
+from serve.drift_api import add_drift
 from serve.guard import Guard, trace_of
 from serve.hot_path import Handler, HotPath
 from serve.metrics import CONTENT_TYPE
@@ -91,6 +92,7 @@ def create_app(config: SidecarConfig, make_sidecar: MakeSidecar = Sidecar) -> Fa
     app.add_middleware(Guard, header_bytes=config.limits.header_bytes)
     _add_serving(app, config, handlers)
     add_policies(app, config)
+    add_drift(app, config)
     _add_operations(app)
     app.add_exception_handler(HTTPException, _http_error)
     return app

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from serve.access import AccessConfig, is_loopback
 from serve.breaker import BreakerConfig
 from serve.decision_log_config import DecisionLogConfig
+from serve.drift import DriftConfig
 from serve.logs import LogConfig
 from triton_models.errors import ConfigurationError, PutsError, ScalarizationError, SurfaceError
 from triton_models.surface import Surface, describe_validation_error, load_surface, load_yaml
@@ -227,6 +228,8 @@ class SidecarConfig(_Frozen):
     logs: LogConfig = LogConfig()
     decision_log: DecisionLogConfig | None = None
     """None: decisions are not logged."""
+    drift: DriftConfig = DriftConfig()
+    """When the ranker's scores, or what is served, are not what they were."""
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:

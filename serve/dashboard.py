@@ -261,6 +261,32 @@ POLICY = (
     ),
 )
 
+DRIFT = (
+    Panel(
+        title="Drift",
+        text="score: the ranker's scores against the reference; 0.1 is worth a look, from 0.25 on weights "
+        "mean something else. weight, value: what is served against what the frontier says. Worst replica.",
+        queries=((f"max by (what) ({_of('puts_drift')})", "{{what}}"),),
+        steps=(("yellow", 0.1), ("red", 0.25)),
+        width=16,
+    ),
+    Panel(
+        title="Drift level",
+        text="0: as it was. 1: watch it. 2: use static weights, fit on newer logs; /v1/drift says why.",
+        queries=((f"max({_of('puts_drift_level')})", "level"),),
+        kind="stat",
+        steps=(("yellow", 1), ("red", 2)),
+        width=4,
+    ),
+    Panel(
+        title="Drift reference",
+        text="1: scores are compared. 0: the reference is still collected, nothing would be seen.",
+        queries=((f"min({_of('puts_drift_reference')})", "reference"),),
+        kind="stat",
+        width=4,
+    ),
+)
+
 DECISION_LOG = (
     Panel(
         title="Decisions lost",
@@ -361,6 +387,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Latency", LATENCY),
     ("Fallbacks", FALLBACKS),
     ("Policy, arms, exploration", POLICY),
+    ("Drift", DRIFT),
     ("Decision log", DECISION_LOG),
     ("Value network and ranker in Triton", TRITON),
 )

@@ -159,6 +159,7 @@ def in_force(snapshot: Snapshot, sidecar: Sidecar, now_s: float) -> dict[str, An
         "ramp": ramp,
         "control": sidecar.point.control,
         "store": sidecar.keeper.describe(),
+        "drift": sidecar.drift.describe()["recommendation"],
         "policy": policy.model_dump(mode="json"),
     }
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from serve.policy import STATIC
 from serve.policy_client import PolicyClient
 from triton_models.doors import say
 from triton_models.errors import ConfigurationError, PolicyError, PutsError
@@ -56,6 +57,9 @@ def add_policy_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPa
     back.add_argument("--to", type=int, metavar="VERSION", help="or to this one")
     back.add_argument("--reason", required=True, help="why")
     back.set_defaults(command=_rollback)
+    drift = commands.add_parser("drift", parents=[common], help="is it still what the policy was chosen for?")
+    drift.add_argument("--baseline", action="store_true", help="it is: compare with what comes from now on")
+    drift.set_defaults(command=_drift)
 
 
 def _add_apply(
@@ -64,6 +68,7 @@ def _add_apply(
     apply = commands.add_parser("apply", parents=[common], help="put a policy in force")
     what = apply.add_mutually_exclusive_group(required=True)
     what.add_argument("--operating-point", metavar="LABEL", help="candidate of the frontier")
+    what.add_argument("--static", action="store_true", help="production weights")
     what.add_argument("--policy", type=Path, metavar="FILE", help="a whole policy (YAML)")
     apply.add_argument("--frontier", type=Path, metavar="FILE", help="the reviewed frontier")
     apply.add_argument(
@@ -146,6 +151,16 @@ def _rollback(options: argparse.Namespace) -> int:
     return 0
 
 
+def _drift(options: argparse.Namespace) -> int:
+    client = _client(options)
+    if options.baseline:
+        state = client.post("/v1/drift/baseline", {"author": os.environ.get("USER") or None})
+    else:
+        state = client.get("/v1/drift")
+    say(json.dumps(state, indent=2, ensure_ascii=False))
+    return 0
+
+
 # ---------------------------------------------------------------------- from options to a policy
 
 
@@ -161,15 +176,19 @@ def change_of(
         if options.ramp or options.exploration:
             raise ConfigurationError("--policy says it all: put ramp and exploration into the file")
         return read_policy_file(options.policy)
-    if frontier is None:
+    if frontier is None and not options.static:
         raise ConfigurationError("--operating-point names a candidate of a frontier; say --frontier as well")
     policy: dict[str, Any] = {name: current["policy"][name] for name in KEPT}
-    choice = list(frontier.candidate(options.operating_point).scalarization)
-    arm = {"name": options.operating_point, "choice": choice}
+    label: str = STATIC
+    choice: Any = STATIC
+    if frontier is not None and not options.static:
+        label = options.operating_point
+        choice = list(frontier.candidate(label).scalarization)
+    arm = {"name": label, "choice": choice}
     if options.ramp:
         against = {"choice": "static"} if options.against == "static" else main_arm(current)
         policy["arms"] = [{"name": CONTROL, **against}, arm]
-        policy["ramp"] = {"arm": options.operating_point, "steps": parse_ramp(options.ramp)}
+        policy["ramp"] = {"arm": label, "steps": parse_ramp(options.ramp)}
     else:
         policy["arms"] = [arm]
     if options.exploration:

@@ -84,6 +84,8 @@ class InForceAnswer(_Answer):
     control: bool
     """False: production weights for everybody, by the sidecar's configuration."""
     store: StoreState
+    drift: str | None
+    """What to do about drift, if anything; ``/v1/drift`` says more."""
     policy: Policy
 
 

@@ -130,7 +130,13 @@ class PolicyStore:
         self._made = False
 
     @contextmanager
-    def _transaction(self, *, change: bool = False) -> Iterator[sa.Connection]:
+    def transaction(self, *, change: bool = False) -> Iterator[sa.Connection]:
+        """One transaction, its tables made; ``change`` for those that write.
+
+        Raises:
+            PolicyConflictError: somebody else wrote the same line first.
+            StoreError: the store does not answer.
+        """
         try:
             if not self._made:
                 _create_tables(self._engine)
@@ -148,7 +154,7 @@ class PolicyStore:
             raise StoreError(f"policy store {self.name}: {_first_line(error)}") from error
 
     def _changing(self) -> AbstractContextManager[sa.Connection]:
-        return self._transaction(change=True)
+        return self.transaction(change=True)
 
     # ------------------------------------------------------------------ reading
 
@@ -158,7 +164,7 @@ class PolicyStore:
         Raises:
             StoreError: the store does not answer.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return connection.scalar(sa.select(sa.func.max(ACTIVATIONS.c.sequence))) or 0
 
     def in_force(self) -> InForce:
@@ -167,7 +173,7 @@ class PolicyStore:
         Raises:
             StoreError: the store does not answer, or holds what cannot be read.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             activations = _activations(connection)
             version = activations[-1].version if activations else 0
             policy = _policy(connection, version) if version else None
@@ -180,7 +186,7 @@ class PolicyStore:
             PolicyNotFoundError: there is none.
             StoreError: the store does not answer.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return _policy(connection, version)
 
     def policies(self) -> list[dict[str, Any]]:
@@ -190,7 +196,7 @@ class PolicyStore:
             StoreError: the store does not answer.
         """
         columns = [column for column in POLICIES.c if column.name != "body"]
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(sa.select(*columns).order_by(POLICIES.c.version.desc()))
             # SQLAlchemy's keys are a kind of string that orjson does not take for one.
             return [{str(name): value for name, value in row._mapping.items()} for row in rows]
@@ -201,7 +207,7 @@ class PolicyStore:
         Raises:
             StoreError: the store does not answer, or the frontier cannot be read.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             body = connection.scalar(
                 sa.select(FRONTIERS.c.body).where(FRONTIERS.c.fingerprint == fingerprint)
             )

@@ -40,6 +40,7 @@ from serve.decide import (
     static,
 )
 from serve.decision_log_metrics import open_decision_log
+from serve.drift_monitor import DriftMonitor
 from serve.fanout import Call, Clock
 from serve.links import ServerLink, ValueLinks
 from serve.metrics import Metrics
@@ -127,6 +128,7 @@ class Sidecar:
         )
         self.policies = Policies(config, self.point, self.metrics)
         self.keeper = PolicyKeeper(config, self.policies)
+        self.drift = DriftMonitor(config, self.policies, self.keeper, self.metrics.registry)
         self._clock = clock
         if value_clients is None:
             value_clients = [TritonValueClient(surface, network, address) for address in network.addresses]
@@ -154,12 +156,14 @@ class Sidecar:
     async def start(self) -> None:
         """Take up the policy in force, start watching the value-network servers, and the decision log."""
         await asyncio.to_thread(self.keeper.start)
+        self.drift.start()
         if self.decisions is not None:
             self.decisions.start()
         await self.links.start()
 
     async def stop(self) -> None:
         """Let calls in flight end, then close the connections."""
+        await asyncio.to_thread(self.drift.stop)
         await asyncio.to_thread(self.keeper.stop)
         if self.rankers is not None:
             await self.rankers.stop(DRAIN_S)
@@ -184,6 +188,7 @@ class Sidecar:
         race = self._start_value(begun, headers)
         decision = await self._finish_value(race, begun.started_s)
         self.policies.record(begun.assigned, decision)
+        self.drift.observe(request.cohort, begun.assigned, decision)
         return self._answer(request, begun, decision, race)
 
     async def rank(self, request: RankRequest, headers: Headers) -> dict[str, Any] | Failure:
@@ -228,6 +233,7 @@ class Sidecar:
         }
         legs = {"ranker": milliseconds(call.duration_s), "added": milliseconds(added_s)}
         self.policies.record(begun.assigned, decision, added_s=added_s)
+        self.drift.observe(request.cohort, begun.assigned, decision, scores_nH)
         return self._answer(request, begun, decision, race, answer, legs)
 
     # ------------------------------------------------------------------ parts
@@ -412,6 +418,7 @@ class Sidecar:
             "value_network": self.links.describe(),
             "ranker": rankers,
             "policy": self.keeper.describe(),
+            "drift": self.drift.describe(),
             "surface_fingerprint": self.config.surface.fingerprint,
             "decision_log": None if self.decisions is None else self.decisions.describe(),
         }

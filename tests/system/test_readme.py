@@ -145,10 +145,12 @@ def test_the_sidecar_answers_what_the_readme_says(sidecar: None, steps: Path, po
 
 @pytest.mark.timeout(400)
 def test_the_policy_of_the_running_sidecar(sidecar: None, steps: Path, port: int) -> None:
-    output = run(block("policy", port=port), steps)
+    output = run(block("policy", port=port) + block("drift", port=port), steps)
     assert "policy 1 is in force (it was 0)" in output
     assert '"share": 0.01' in output
     assert "policy 0 is in force again (it was 1)" in output
+    assert output.count('"recommendation": null') == 2
+    assert "policy 2 is in force (it was 0)" in output
 
 
 @pytest.fixture(scope="module")
@@ -264,5 +266,5 @@ def test_the_ranker_settings_are_settings() -> None:
 def test_every_block_is_run_or_says_why_not() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count("```bash") == len(BLOCK.findall(text))
-    used = {"steps", "distil", "serve", "ask", "policy", "gpu-export", "triton", "versions", "job"}
+    used = {"steps", "distil", "serve", "ask", "policy", "drift", "gpu-export", "triton", "versions", "job"}
     assert {name for name in BLOCKS if not name.startswith("skip (")} == used

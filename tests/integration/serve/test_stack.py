@@ -145,6 +145,37 @@ def some_traffic(stack: Stack) -> None:
     stack.post("/v1/weights", {"state": body["state"]})
 
 
+def drift(stack: Stack) -> Any:
+    return json.loads(stack.get("/v1/drift"))
+
+
+def test_a_ranker_whose_scores_shift_crosses_the_limit(stack: Stack) -> None:
+    # The ranker scores id / 1e6: other ids are other scores, as from a refreshed ranker.
+    deadline = time.monotonic() + 60
+    assert stack.post("/v1/drift/baseline", {"author": "a test"})[0] == 200
+    number, shift, state = drift(stack)["reference"]["number"], 0, drift(stack)
+    levels = []
+    while "act" not in levels:
+        assert time.monotonic() < deadline, state
+        body = request(stack.surface, candidates=[shift + i for i in range(1, 40)])
+        assert stack.post("/v1/rank", body)[0] == 200
+        state = drift(stack)
+        if state["reference"]["author"] == "a test (unnamed operator)" and state["reference"]["complete"]:
+            levels.append(state["level"])
+            shift = 15 if levels.count("ok") > 20 and state["requests"] > 20 else shift
+    assert levels[0] == "ok"
+    assert state["reference"]["number"] >= number
+    assert state["indices"]["score:repin"] > 0.25
+    assert state["indices"]["score:p2p"] < 0.01  # nothing but half a row in empty bins
+    assert "use static weights" in state["recommendation"]
+    assert json.loads(stack.get("/v1/policy"))["drift"] is not None
+    found = re.search(r'^puts_drift\{what="score:repin"\} (\S+)$', stack.get("/metrics").decode(), re.M)
+    assert found and float(found[1]) > 0.25
+    texts = "".join(path.read_text() for path in stack.log_dir.glob("sidecar-*.log"))
+    told = [line for line in texts.splitlines() if "drift: score:repin" in line and "use static" in line]
+    assert told
+
+
 @pytest.fixture(scope="module")
 def seen_trouble(stack: Stack) -> Stack:
     """The stack after a fault of its own: counters of fallbacks and breakers begin with the first one."""

@@ -4,10 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ray_train.drift import DayFigures, DayTotals, compare, holm, population_stability, student_tail
+from ray_train.drift import DayFigures, DayTotals, compare, holm, student_tail
 from ray_train.estimators_basis import polynomial_basis
 from triton_models.surface import Surface
 
@@ -111,20 +109,3 @@ def test_student_tail_of_the_tables(t: float, freedom: float, p: float) -> None:
 def test_holm_by_hand() -> None:
     # 0.01 · 3, max(0.03, 0.02 · 2), max(0.04, 0.9)
     assert holm([0.9, 0.01, 0.02]) == pytest.approx([0.9, 0.03, 0.04])
-
-
-@given(st.lists(st.integers(0, 50), min_size=2, max_size=9), st.integers(1, 5))
-def test_population_stability_is_zero_for_the_same_and_never_negative(counts: list[int], times: int) -> None:
-    other = list(reversed(counts))
-    assert population_stability(counts, other) >= 0
-    assert population_stability(counts, counts) == pytest.approx(0.0, abs=1e-12)
-    assert population_stability([0] * len(counts), counts) == 0.0
-    large = [c * 1000 + 1000 for c in counts]
-    assert population_stability(large, [c * times for c in large]) == pytest.approx(0.0, abs=1e-3)
-
-
-def test_population_stability_by_hand() -> None:
-    # Shares ¼ ¾ and ¾ ¼: ½ log 3 · 2
-    assert population_stability([2500, 7500], [7500, 2500]) == pytest.approx(math.log(3), rel=1e-3)
-    with pytest.raises(ValueError, match="same bins"):
-        population_stability([1, 2], [1])

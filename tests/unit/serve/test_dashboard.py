@@ -11,6 +11,7 @@ import pytest
 from serve.cli import main
 from serve.dashboard import WIDTH, dashboard, dashboard_text, filled_in, queries
 from serve.decision_log_metrics import DecisionLogMetrics
+from serve.drift_monitor import DriftMetrics
 from serve.metrics import Metrics
 from tests.support.prometheus import exposed, what_is_wrong
 from tests.support.surfaces import small_surface
@@ -60,6 +61,7 @@ def test_queries_name_metrics_of_the_sidecar() -> None:
     metrics.count_breaker_turn("value_network", "a:1", "open")
     metrics.policy.count_arm("x")
     DecisionLogMetrics(metrics.registry)
+    DriftMetrics(metrics.registry).index.labels("score:x")
     known = exposed(metrics.exposition().decode())
     for title, promql in queries():
         if "nv_" not in promql:

@@ -27,7 +27,7 @@ FRONTIER = parse_frontier(frontier_data(SURFACE), source="test")
 
 
 def options(**changes: Any) -> argparse.Namespace:
-    names = "policy operating_point ramp exploration"
+    names = "policy operating_point static ramp exploration"
     return argparse.Namespace(**{**dict.fromkeys(names.split()), "against": "current", **changes})
 
 
@@ -46,6 +46,13 @@ def test_an_operating_point_for_everybody_keeps_the_rest() -> None:
     assert [(arm.name, arm.choice) for arm in body.arms] == [("knee", (0.75, 0.25))]
     assert (body.salt, body.exploration.share, body.excluded.users) == ("s", 0.01, {"vip"})
     assert body.ramp is None
+
+
+def test_static_needs_no_frontier_and_keeps_the_rest() -> None:
+    now = current(salt="s", exploration={"share": 0.01})
+    body = parse(PolicyBody, change_of(options(static=True), now, None), source="test")
+    assert [(arm.name, arm.choice) for arm in body.arms] == [("static", "static")]
+    assert (body.salt, body.exploration.share) == ("s", 0.01)
 
 
 def test_a_ramp_is_against_what_most_users_have_now() -> None:
