@@ -177,7 +177,7 @@ def _cells(surface: Surface, design: Design, scope: Scope, moments: Moments) -> 
     value_PR, lift_PR, bounds_PR2 = ratios(total_PR2), relative_lifts(total_PR2), moments.delta.bounds()
     outcomes = (*surface.objectives, *surface.metrics)
     for p, arm in enumerate(design.arms):
-        weight = float(moments.weight_P[p])
+        weight, off = float(moments.weight_P[p]), float(moments.off_P[p])
         yield Cell(
             arm=arm,
             policy_version=scope[0],
@@ -186,6 +186,7 @@ def _cells(surface: Surface, design: Design, scope: Scope, moments: Moments) -> 
             requests=int(moments.requests_P[p]),
             weighted_requests=weight,
             fallback_share=min(1.0, float(moments.fallback_P[p]) / weight) if weight else None,
+            control_off_share=min(1.0, off / (weight + off)) if weight else None,
             effects={
                 name: Effect(
                     value=or_null(value_PR[p, r]),

@@ -129,7 +129,7 @@ def _columns(experiment: Experiment) -> list[str]:
     names = [
         f"{name} lift (guardrail)" if name in metrics else f"{name} lift" for name in experiment.outcomes
     ]
-    return [*names, "users", "requests", "fallback"]
+    return [*names, "users", "requests", "fallback", "control off"]
 
 
 def _cell_row(experiment: Experiment, cell: Cell, name: str | int | None) -> Row:
@@ -142,8 +142,8 @@ def _cell_row(experiment: Experiment, cell: Cell, name: str | int | None) -> Row
         else percent(effect.lift, effect.interval)
         for effect in effects
     ]
-    fallback = "–" if cell.fallback_share is None else f"{100 * cell.fallback_share:.2f} %"
-    cells = [f"{cell.arm}\n{where}", *shown, f"{cell.users:,}", f"{cell.requests:,}", fallback]
+    shares = ["–" if s is None else f"{100 * s:.2f} %" for s in (cell.fallback_share, cell.control_off_share)]
+    cells = [f"{cell.arm}\n{where}", *shown, f"{cell.users:,}", f"{cell.requests:,}", *shares]
     return cells, "quiet" if control else ""
 
 
@@ -273,7 +273,9 @@ def _reading(experiment: Experiment) -> str:
         "Intervals treat users as independent, not requests. Each holds for one look: of everybody's "
         f"{looks} about {by_chance:.1f} would exclude zero by chance alone, and looking every day adds more.",
         "Requests that fell back to production weights stay in their arm, for that is what the arm does in "
-        "production; the column says how many. Requests that explored are left out of every arm.",
+        "production; the column says how many. Requests that explored are left out of every arm, and so are "
+        "those with the control switched off by the operator or the caller: they got production weights in "
+        "every arm, and that is no fault. The last column says how many of the arm's requests they were.",
     ]
     body = f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
     return section("How to read this", body)

@@ -50,6 +50,9 @@ class Cell(_Frozen):
     """Requests that the logged ones stand for, Σ 1 / log_probability."""
     fallback_share: Share | None
     """Requests that got production weights instead of the arm's choice; they stay in their arm."""
+    control_off_share: Share | None = None
+    """Of the arm's requests, those that came with the control switched off, by the operator or by themselves:
+    no fault, and in no other number here. Null in a file of before they were told apart."""
     effects: dict[str, Effect]
     """By objective and metric."""
 

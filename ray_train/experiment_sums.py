@@ -7,6 +7,11 @@ With ``w_i = 1 / log_probability_i`` of request i and outcome ``r_i``, the value
 and users, not requests, are the independent units (:class:`ray_train.intervals.DeltaMethod`). Two shuffles:
 by request id for the events, then by user id for the clusters; the driver sees sums over users only.
 
+Requests that came with the control switched off, by the operator or by themselves (``control_off``), are no
+part of any arm's value, as explored ones are not: the switch is set before an arm is drawn and serves the
+production weights in all of them, so they are no fault and only dilute what is compared. Their weight is
+kept, by arm.
+
 Shape legend: U users of a part, P arms (number 0 is the control), R outcomes (objectives, then metrics).
 """
 
@@ -47,6 +52,8 @@ EXPLORED = "explored"
 WITHOUT_USER = "without_user"
 BAD_PROBABILITY = "bad_log_probability"
 ANALYSED = "analysed"
+CONTROL_OFF = "control_off"
+"""Of the counts, and of the decisions' reasons."""
 
 Scope = tuple[int | None, str | None]
 """Policy version and cohort; None is all of them."""
@@ -63,11 +70,13 @@ class Moments:
     square_P: FloatArray
     fallback_P: FloatArray
     """Weight of the requests that fell back."""
+    off_P: FloatArray
+    """Weight of the requests with the control switched off, which are in no other sum."""
 
     def merge(self, other: Moments) -> None:
         """Add other users."""
         self.delta.merge(other.delta)
-        for name in ("users_P", "requests_P", "weight_P", "square_P", "fallback_P"):
+        for name in ("users_P", "requests_P", "weight_P", "square_P", "fallback_P", "off_P"):
             getattr(self, name)[:] += getattr(other, name)
 
 
@@ -152,8 +161,9 @@ def user_sums(surface: Surface, found: Attributed) -> tuple[pa.Table, Counter[st
     """Sums per user, arm, version and cohort of requests that did not explore.
 
     Columns: the keys; ``requests``, ``weight``, ``square``, ``fallback``; ``n0..`` and ``d0..`` per outcome:
-    ``Σ w r`` and ``Σ w`` over the requests whose outcome is known. Rewards are clipped to {0, 1} (Eq. 3), as
-    in the frontier.
+    ``Σ w r`` and ``Σ w`` over the requests whose outcome is known; ``off``, ``Σ w`` over the requests with
+    the control switched off, which count nowhere else. Rewards are clipped to {0, 1} (Eq. 3), as in the
+    frontier.
     """
     table = found.decisions
     probability = columns.floats(columns.column(table, "log_probability"), np.float64)
@@ -166,19 +176,24 @@ def user_sums(surface: Surface, found: Attributed) -> tuple[pa.Table, Counter[st
     counts[EXPLORED] = int(explored.sum())
     counts[WITHOUT_USER] = int((~explored & ~has_user).sum())
     counts[BAD_PROBABILITY] = int((~explored & has_user & ~likely).sum())
-    counts[ANALYSED] = int(good.sum())
-    w = 1.0 / probability[good]
+    reason = columns.strings(columns.column(table, "reason")).filter(pa.array(good))
+    off = np.asarray(pc.fill_null(pc.equal(reason, CONTROL_OFF), False), dtype=bool)
+    counts[CONTROL_OFF] = int(off.sum())
+    counts[ANALYSED] = int(good.sum() - off.sum())
+    asked = ~off
+    w_off, w = off / probability[good], asked / probability[good]
     outcome = np.concatenate([found.rewards_nM > 0, found.metrics_nK], axis=1)[good]
-    fell_back = np.asarray(pc.is_valid(table.column("reason")))[good]
+    fell_back = np.asarray(pc.is_valid(reason))
     data = {
         "user_id": table.column("user_id").filter(pa.array(good)),
         "arm": pc.fill_null(table.column("arm"), "").filter(pa.array(good)),
         "version": pc.fill_null(table.column("policy_version"), 0).filter(pa.array(good)),
         "cohort": table.column("cohort").filter(pa.array(good)),
-        "requests": np.ones(len(w), dtype=np.int64),
+        "requests": asked.astype(np.int64),
         "weight": w,
         "square": w**2,
         "fallback": w * fell_back,
+        "off": w_off,
     }
     for r in range(outcome.shape[1]):
         known = ~np.isnan(outcome[:, r])
@@ -242,14 +257,14 @@ def scope_moments(
             inside = np.ones(len(arm), dtype=bool) if v is None else version == v
             if name is not None:
                 inside = inside & (cohort == c)
-            if inside.any():
+            if (inside & (numbers["requests"] > 0)).any():
                 part = {key: values[inside] for key, values in numbers.items()}
                 found[v, name] = _moments(len(design.arms), arm[inside], user[inside], part, confidence)
     return found
 
 
 def _numbers(rows: pa.Table, outcomes: int) -> dict[str, npt.NDArray[np.float64]]:
-    names = ["requests", "weight", "square", "fallback"]
+    names = ["requests", "weight", "square", "fallback", "off"]
     names += [f"{kind}{r}" for r in range(outcomes) for kind in "nd"]
     return {name: rows.column(name).to_numpy().astype(np.float64) for name in names}
 
@@ -261,9 +276,13 @@ def _moments(
     numbers: dict[str, npt.NDArray[np.float64]],
     confidence: float,
 ) -> Moments:
+    off_P = np.asarray(np.bincount(arm, weights=numbers["off"], minlength=arms), dtype=np.float64)
+    asked = numbers["requests"] > 0  # who only ever came with the control off is nobody's user
+    arm, user = arm[asked], user[asked]
+    numbers = {name: values[asked] for name, values in numbers.items()}
     users, code = np.unique(user, return_inverse=True)
     cell = code * arms + arm
-    size, outcomes = len(users) * arms, (len(numbers) - 4) // 2
+    size, outcomes = len(users) * arms, (len(numbers) - 5) // 2
     sum_UPR2 = np.zeros((len(users), arms, outcomes, 2))
     for r in range(outcomes):
         for k, kind in enumerate("nd"):
@@ -283,4 +302,5 @@ def _moments(
         weight_P=by_arm("weight"),
         square_P=by_arm("square"),
         fallback_P=by_arm("fallback"),
+        off_P=off_P,
     )

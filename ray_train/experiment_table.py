@@ -18,7 +18,9 @@ def print_experiment(console: Console, experiment: Experiment) -> None:
         title=f"Lifts against {experiment.control}, {confidence} intervals", box=SIMPLE_HEAD, pad_edge=False
     )
     table.add_column("arm", no_wrap=True)
-    for name in (*experiment.outcomes, "users\nfell back"):
+    switched = any(cell.control_off_share for cell in experiment.cells)
+    last = "users\nfell back" + ("\ncontrol off" if switched else "")
+    for name in (*experiment.outcomes, last):
         table.add_column(name, justify="right", no_wrap=True)
     for arm in experiment.treatments:
         for cohort in (None, *experiment.cohorts):
@@ -26,11 +28,12 @@ def print_experiment(console: Console, experiment: Experiment) -> None:
             if cell is None:
                 continue
             effects = [cell.effects[name] for name in experiment.outcomes]
-            fallback = "–" if cell.fallback_share is None else f"{100 * cell.fallback_share:.2f} %"
+            shares = [cell.fallback_share, *([cell.control_off_share] if switched else [])]
+            shown = ["–" if share is None else f"{100 * share:.2f} %" for share in shares]
             table.add_row(
                 f"[bold]{arm}[/]" if cohort is None else f"  {cohort}",
                 *(format_lift(effect.lift, effect.interval) for effect in effects),
-                f"{cell.users:,}\n{fallback}",
+                "\n".join([f"{cell.users:,}", *shown]),
             )
     console.print(table)
     for line in _lines(experiment):

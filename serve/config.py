@@ -217,6 +217,7 @@ class SidecarConfig(_Frozen):
     """Off: production weights for everybody, the value network is not asked."""
     http: HttpConfig = HttpConfig()
     num_replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    """They share the exploration's burst: where something else scales them, the most that there may be."""
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 256
     """Per replica. Ray Serve's default of 5 would queue requests in front of an idle replica."""
     metrics_dir: str | None = None

@@ -23,7 +23,8 @@ HEIGHT = 8
 ROUTES = 'route=~"rank|weights"'
 SERVED, FAILED = 'status="200"', 'status=~"5.."'
 ADDED, AT_MOST_1_MS = 'leg="added"', 'le="0.001"'
-ASKED = 'reason!="control_off"'
+ASKED, NOT_ASKED = 'reason!="control_off"', 'reason="control_off"'
+"""Switched off by the operator or the caller: no fault, and no request that could have fallen back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +157,12 @@ LATENCY = (
 FALLBACKS = (
     Panel(
         title="Fallback share",
-        text="Production weights although control was asked for.",
+        text="Production weights although control was asked for, of the requests that asked for it.",
         queries=(
             (
                 f"{_sum('', _rate('puts_fallbacks_total', ASKED))}"
-                f" / {_sum('', _rate('puts_requests_total', ROUTES, SERVED))}",
+                f" / ({_sum('', _rate('puts_requests_total', ROUTES, SERVED))}"
+                f" - {_sum('', _rate('puts_fallbacks_total', NOT_ASKED))})",
                 "fallbacks",
             ),
         ),
@@ -172,7 +174,8 @@ FALLBACKS = (
     Panel(
         title="Fallbacks by reason",
         text="late and overloaded: slow; unavailable and breaker_open: down; invalid_answer: rubbish; "
-        "state_*: the callers' feature pipeline; surface_mismatch: a model of another control surface.",
+        "state_*: the callers' feature pipeline; surface_mismatch: a model of another control surface; "
+        "control_off: switched off by the operator or the caller, no fault.",
         queries=((_sum("reason", _rate("puts_fallbacks_total")), "{{reason}}"),),
         unit="reqps",
         stacked=True,

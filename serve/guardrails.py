@@ -8,16 +8,24 @@ A limit is crossed when, over the last ``window_s`` and at least ``minimum_sampl
   requests waited longer than that;
 
 or when a reported guardrail metric's whole interval lies beyond its limit: then the loss is sure.
+
+The requests are those of all replicas that share a policy store. Each counts its own in buckets of
+``window_s / 12`` that begin at the same Unix times everywhere, tells the others its buckets through the store
+about once a second, off the requests' path, and judges the sum. So ``minimum_sample`` is reached by the arm's
+traffic, however it is spread. What that costs: what others have counted is known a second late; clocks that
+differ move their buckets by so much; while the store does not answer, each replica goes on with its own count
+and the others' last one. A replica that is gone is counted until its buckets have left the window.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from serve.decide import Decision, Reason
 from serve.policy import Assignment, Guardrails, Id, Number, Policy
@@ -32,6 +40,11 @@ BUCKETS = 12
 """Parts of a window; it moves on by one of them at a time."""
 
 P99 = 0.01
+
+Counts = tuple[int, int, int, int, int]
+"""A bucket: its number since 1970, requests, fallbacks, errors, slow ones."""
+
+_COUNTS = TypeAdapter(list[Counts])
 
 Limit = Literal["fallback_share", "error_share", "added_p99_ms", "metric"]
 
@@ -91,10 +104,15 @@ class Window:
         bucket[3] += error
         bucket[4] += slow
 
-    def tally(self, now_s: float) -> Tally:
-        """The counts at a moment."""
+    def recent(self, now_s: float, others: Iterable[Counts] = ()) -> list[Counts]:
+        """Buckets of the window that ends at a moment; of ``others`` likewise."""
         oldest = int(now_s // self._width_s) - BUCKETS
-        recent = [bucket for bucket in tuple(self._buckets) if bucket[0] > oldest]
+        own: list[Counts] = [(b[0], b[1], b[2], b[3], b[4]) for b in tuple(self._buckets)]
+        return [bucket for bucket in (*own, *others) if bucket[0] > oldest]
+
+    def tally(self, now_s: float, others: Iterable[Counts] = ()) -> Tally:
+        """The counts at a moment, together with other windows' of the same width."""
+        recent = self.recent(now_s, others)
         requests, fallbacks, errors, slow = (sum(bucket[i] for bucket in recent) for i in (1, 2, 3, 4))
         return Tally(requests=requests, fallbacks=fallbacks, errors=errors, slow=slow)
 
@@ -136,17 +154,46 @@ def _metric_breach(limits: Guardrails, report: MetricReport) -> Breach | None:
     return None
 
 
+@dataclass(kw_only=True)
+class _Watched:
+    """What is measured of one policy's ramped arm."""
+
+    policy: Policy
+    window: Window
+    reports: dict[str, MetricReport] = field(default_factory=dict)
+    others: tuple[tuple[Counts, ...], ...] = ()
+    """What other replicas have counted, as they said last; swapped whole."""
+
+    def tally(self, now_s: float) -> Tally:
+        return self.window.tally(now_s, chain.from_iterable(self.others))
+
+
 class RampWatch:
     """What is measured of the ramped arm of the policy in force. Written by the event loop, read by a thread:
     everything hangs on one attribute, so a reader sees one policy's numbers or another's, never a mixture."""
 
     def __init__(self) -> None:
-        self._state: tuple[Policy, Window, dict[str, MetricReport]] | None = None
+        self._state: _Watched | None = None
 
     def begin(self, policy: Policy) -> None:
         """Another policy is in force: start afresh."""
         watched = policy.ramp is not None
-        self._state = (policy, Window(policy.guardrails.window_s), {}) if watched else None
+        self._state = _Watched(policy=policy, window=Window(policy.guardrails.window_s)) if watched else None
+
+    def told(self, version: int, now_s: float) -> str | None:
+        """What this replica has counted of policy ``version``, for the others; None: it is not watched."""
+        state = self._of(version)
+        return None if state is None else _COUNTS.dump_json(state.window.recent(now_s)).decode()
+
+    def hear(self, version: int, texts: Iterable[str]) -> None:
+        """Take in what other replicas have counted of policy ``version``, in place of their last word."""
+        state = self._of(version)
+        if state is not None:
+            state.others = tuple(filter(None, map(_read_counts, texts)))
+
+    def _of(self, version: int) -> _Watched | None:
+        state = self._state
+        return state if state is not None and state.policy.version == version else None
 
     def record(
         self,
@@ -160,14 +207,13 @@ class RampWatch:
         state = self._state
         if state is None or not assigned.ramped or assigned.kind == "exploration":
             return
-        policy, window, _ = state
-        if assigned.policy_version != policy.version:
+        if assigned.policy_version != state.policy.version:
             return
         reason = None if decision is None else decision.reason
         if reason == "control_off":
             return
-        slowest_ms = policy.guardrails.max_added_p99_ms
-        window.add(
+        slowest_ms = state.policy.guardrails.max_added_p99_ms
+        state.window.add(
             now_s,
             fallback=reason in NETWORK_REASONS,
             error=decision is None,
@@ -176,24 +222,31 @@ class RampWatch:
 
     def report(self, report: MetricReport) -> bool:
         """Take in a metric of the policy in force; False: it is about another one, or nothing is ramped."""
-        state = self._state
-        if state is None or state[0].version != report.policy_version:
+        state = self._of(report.policy_version)
+        if state is None:
             return False
-        state[2][report.metric] = report
+        state.reports[report.metric] = report
         return True
 
     def breach(self, version: int, now_s: float) -> Breach | None:
         """The limit that policy ``version`` has crossed; None: none, or it is not watched."""
-        state = self._state
-        if state is None or state[0].version != version:
+        state = self._of(version)
+        if state is None:
             return None
-        policy, window, reports = state
-        return breach(policy.guardrails, window.tally(now_s), dict(reports))
+        return breach(state.policy.guardrails, state.tally(now_s), dict(state.reports))
 
     def describe(self, now_s: float) -> dict[str, object] | None:
-        """The numbers of this replica, for people."""
+        """The numbers of all replicas, as far as this one has heard of them, for people."""
         state = self._state
         if state is None:
             return None
-        reports = [report.model_dump(mode="json") for report in dict(state[2]).values()]
-        return {**state[1].tally(now_s).__dict__, "metrics": reports}
+        reports = [report.model_dump(mode="json") for report in dict(state.reports).values()]
+        return {**state.tally(now_s).__dict__, "replicas": 1 + len(state.others), "metrics": reports}
+
+
+def _read_counts(text: str) -> tuple[Counts, ...]:
+    """Another replica's buckets; none of it if it cannot be read: it may be of another release."""
+    try:
+        return tuple(_COUNTS.validate_json(text))
+    except ValidationError:
+        return ()

@@ -63,6 +63,7 @@ class Policies:
         self.watch = RampWatch()
         self._now = now
         self._bucket = EMPTY
+        self._replicas = config.num_replicas
         # Swaps come from the store's thread, configured values from Ray Serve's: one must not undo the other.
         self._lock = threading.RLock()
         self.configured = self._compile_point(point)
@@ -99,7 +100,9 @@ class Policies:
         wanted = explorable and compiled.wants_exploration(
             request_id=request.request_id, user_id=request.user_id, placement=request.placement
         )
-        explores, self._bucket = take(snapshot.policy.exploration, self._bucket, wanted=wanted)
+        explores, self._bucket = take(
+            snapshot.policy.exploration, self._bucket, wanted=wanted, replicas=self._replicas
+        )
         if wanted:
             self.metrics.count_exploration(capped=not explores)
         assigned = assign(

@@ -125,8 +125,12 @@ class Exploration(_Frozen):
     share: Share = 0.0
     """Share of the requests that would explore, by hash of the request id."""
     cap: Share = 0.0125
-    """Hard cap: of any ``n`` requests in a row of a replica, at most ``burst + cap n`` explore."""
+    """Hard cap: of any ``n`` requests in a row, whichever replicas they went to, at most ``burst + cap n``
+    explore."""
     burst: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """How many may explore at once after a while without. The replicas share it evenly and each has one at
+    least, so with more replicas than ``burst`` their number stands in its place. The less of it a replica
+    has, the more of a ``share`` close to ``cap`` is lost: where few explore that should, raise it."""
     distribution: Literal["uniform"] | tuple[Share, ...] = "uniform"
     """Over the A actions of the grid, in the surface's order; sums to one."""
 
@@ -166,9 +170,9 @@ class Guardrails(_Frozen):
     """Limits for the ramped arm's own traffic; crossing one during a ramp ends the policy."""
 
     window_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 60.0
-    """The traffic of this long is looked at, per replica."""
+    """The traffic of this long is looked at, that of all replicas that share the policy store."""
     minimum_sample: Annotated[int, Field(ge=1)] = 200
-    """Requests of the ramped arm below which nothing is said."""
+    """Requests of the ramped arm, in all replicas together, below which nothing is said."""
     max_fallback_share: Share | None = 0.2
     """Fallbacks that are the value network's doing (late, down, rubbish), not the caller's."""
     max_error_share: Share | None = 0.05
@@ -333,13 +337,16 @@ EMPTY = Bucket(0)
 """The bucket at the start: a replica that is restarted over and over explores no more for it."""
 
 
-def take(exploration: Exploration, bucket: Bucket, *, wanted: bool) -> tuple[bool, Bucket]:
-    """Count one request; whether it may explore, and the bucket after it.
+def take(exploration: Exploration, bucket: Bucket, *, wanted: bool, replicas: int = 1) -> tuple[bool, Bucket]:
+    """Count one request of one of ``replicas``; whether it may explore, and the bucket after it.
 
-    Each request adds ``cap`` tokens up to ``burst``, each exploration takes one. Hence of any ``n``
-    requests in a row at most ``burst + cap n`` explore, wherever the window lies.
+    Each request adds ``cap`` tokens up to ``b = max(1, burst / R)``, each exploration takes one. Hence of any
+    ``n_i`` requests in a row of replica i at most ``b + cap n_i`` explore, wherever the window lies, and of
+    any ``n = Σ n_i`` of all R replicas at most ``R b + cap n = max(R, burst) + cap n``. A replica that takes
+    another one's place begins with none (:data:`EMPTY`), so the bound outlives restarts.
     """
-    tokens = min(exploration.burst * MICRO, bucket.tokens + math.floor(exploration.cap * MICRO))
+    most = max(MICRO, exploration.burst * MICRO // replicas)
+    tokens = min(most, bucket.tokens + math.floor(exploration.cap * MICRO))
     if wanted and tokens >= MICRO:
         return True, Bucket(tokens - MICRO)
     return False, Bucket(tokens)

@@ -5,7 +5,8 @@ policy and swaps the whole snapshot. All replicas do so, hence a change is in fo
 poll. The store is never on a request's path: while it is down, or has lost its history, the last good
 snapshot stays in force, after a restart from the local copy.
 
-The same thread looks at the ramped arm (:mod:`serve.guardrails`) and goes back to the last good policy. All
+The same thread tells the other replicas through the store what the ramped arm is doing here
+(:mod:`serve.guardrails`), looks at what it is doing everywhere, and goes back to the last good policy. All
 replicas may come to that on their own; the store's compare-and-swap lets one of them do it.
 """
 
@@ -15,12 +16,13 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from serve.config import SidecarConfig
-from serve.guardrails import Breach
+from serve.guardrails import BUCKETS, Breach
 from serve.policies import Now, Policies, Snapshot
 from serve.policy import Activation, CompiledPolicy, Policy
 from serve.policy_rules import Change, Return, read_frontier, review
@@ -42,6 +44,12 @@ fit this sidecar's surface."""
 
 FIRST_LOOK_S = 2.0
 """How long the start waits for the store before it goes on with the local copy."""
+
+EXCHANGE_S = 1.0
+"""How often replicas tell each other what they count during a ramp, at most."""
+
+FORGET_S = 3600.0
+"""Counts of a replica that said nothing for so long, and for two windows, are removed from the store."""
 
 GUARDRAIL = "guardrail"
 """Author of a roll-back that the sidecar made itself."""
@@ -79,6 +87,8 @@ class PolicyKeeper:
         # Held around every read-and-swap and every change: an older read must not overwrite a newer swap.
         self._lock = threading.Lock()
         self._known = InForce(activations=(), policy=None)
+        self._name = uuid.uuid4().hex
+        self._exchanged_s = 0.0
         self._stop = threading.Event()
         self._looked = threading.Event()
         self._thread: threading.Thread | None = None
@@ -279,6 +289,7 @@ class PolicyKeeper:
     def guard(self) -> Breach | None:
         """Look at the ramped arm; go back to the last good policy if a limit is crossed."""
         snapshot = self._policies.snapshot
+        self._exchange(snapshot)
         crossed = self._policies.watch.breach(snapshot.policy.version, self._now())
         if crossed is None or self._store is None:
             return None
@@ -296,6 +307,29 @@ class PolicyKeeper:
             self._metrics.count_guardrail(crossed.limit)
             logger.error("guardrail: went back from %s", reason)
         return crossed
+
+    def _exchange(self, snapshot: Snapshot) -> None:
+        """Say what was counted here and hear what was counted elsewhere, under the same activation."""
+        policy, now_s = snapshot.policy, self._now()
+        told = self._policies.watch.told(policy.version, now_s)
+        window_s = policy.guardrails.window_s
+        if self._store is None or told is None:
+            return
+        if 0 <= now_s - self._exchanged_s < min(EXCHANGE_S, window_s / BUCKETS):
+            return
+        try:
+            heard = self._store.exchange_windows(
+                replica=self._name,
+                sequence=snapshot.activation.sequence,
+                at=now_s,
+                body=told,
+                forget_before=now_s - max(FORGET_S, 2 * window_s),
+            )
+        except StoreError as error:  # the poll says that the store is down
+            logger.debug("what the ramped arm does elsewhere is not known: %s", error)
+            return
+        self._exchanged_s = now_s
+        self._policies.watch.hear(policy.version, heard)
 
     def describe(self) -> dict[str, Any]:
         """For ``/readyz``."""

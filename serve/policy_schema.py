@@ -58,7 +58,7 @@ class RampState(_Answer):
     steps: int
     next_in_s: float | None
     watched: dict[str, Any] | None
-    """The ramped arm's traffic in the guardrails' window, of this replica."""
+    """The ramped arm's traffic in the guardrails' window, of all replicas that this one has heard of."""
 
 
 class StoreState(_Answer):

@@ -58,6 +58,15 @@ ACTIVATIONS = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("ramp_offset_s", sa.Double, nullable=False),
 )
+RAMP_WINDOWS = sa.Table(
+    "puts_ramp_windows",
+    TABLES,
+    sa.Column("replica", sa.String(64), primary_key=True),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+"""What each replica has lately counted of the ramped arm (:mod:`serve.guardrails`); no history."""
 FRONTIERS = sa.Table(
     "puts_frontiers",
     TABLES,
@@ -288,6 +297,30 @@ class PolicyStore:
             )
             connection.execute(ACTIVATIONS.insert().values(**activation.__dict__))
         return InForce(activations=(*before, activation), policy=policy)
+
+    def exchange_windows(
+        self, *, replica: str, sequence: int, at: float, body: str, forget_before: float
+    ) -> list[str]:
+        """Say what a replica has counted under an activation, and hear what the others have.
+
+        Args:
+            replica: Whose count it is; its last one is replaced.
+            sequence: The activation.
+            at: Now, Unix time in seconds.
+            body: The count, for other replicas to read.
+            forget_before: Replicas that said nothing since then are gone.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        w = RAMP_WINDOWS.c
+        with self._changing() as connection:
+            connection.execute(RAMP_WINDOWS.delete().where((w.replica == replica) | (w.at < forget_before)))
+            connection.execute(
+                RAMP_WINDOWS.insert().values(replica=replica, sequence=sequence, at=at, body=body)
+            )
+            others = sa.select(w.body).where((w.sequence == sequence) & (w.replica != replica))
+            return [str(text) for text in connection.scalars(others)]
 
     def restore(self, state: InForce) -> None:
         """Give an empty store back what a replica knows: the activation log and the policy in force.

@@ -46,6 +46,7 @@ def make_experiment(
     versions: int = 1,
     frontier: str | None = None,
     cohort_lifts: Mapping[str, float] | None = None,
+    control_off: float = 0.0,
 ) -> tuple[pa.Table, pa.Table]:
     """Decisions and events.
 
@@ -60,6 +61,7 @@ def make_experiment(
         versions: the test's days are divided evenly among so many policy versions.
         frontier: fingerprint of the frontier that the policies came from.
         cohort_lifts: factor of an arm's lifts by cohort; 1 where it is not named.
+        control_off: share of the requests that come with the control switched off: no lift in any arm.
     """
     rng = np.random.default_rng(seed)
     share = np.array([arm.share for arm in arms])
@@ -75,6 +77,9 @@ def make_experiment(
     cohort = user % len(cohorts)
     factor = np.array([(cohort_lifts or {}).get(name, 1.0) for name in cohorts])[cohort]
     lift = np.array([arm.lifts for arm in arms])[arm] * factor[:, None]
+    # A generator of its own: the other draws stay what they were.
+    off = ~explores & (np.random.default_rng([seed, 1]).random(size) < control_off)
+    lift[off] = 0.0
     happened = rng.random((size, lift.shape[1])) < level_u[user, None] * (1 + lift)
     fell_back = rng.random(size) < np.array([arm.fallback for arm in arms])[arm]
     names = np.array([arm.name for arm in arms])
@@ -91,8 +96,10 @@ def make_experiment(
             **{f"weight_{head}": np.full(size, 1.0) for head in surface.controlled_heads},
             "arm": names[arm],
             "policy_version": pa.array((seconds // (days * 86_400 / versions)).astype(np.int64) + 1),
-            "source": np.where(fell_back & ~explores & ~static, "production", source),
-            "reason": pa.array(np.where(fell_back & ~static, "timeout", None), pa.string()),
+            "source": np.where(off | (fell_back & ~explores & ~static), "production", source),
+            "reason": pa.array(
+                np.where(off, "control_off", np.where(fell_back & ~static, "late", None)), pa.string()
+            ),
             "explored": explores,
             "scalarization": pa.array([scalarizations[a] for a in arm], pa.list_(pa.float64())),
             "log_probability": np.where(explores, 1.0, sampled),

@@ -63,6 +63,12 @@ def both_at_once(changes: list[Callable[[], Any]]) -> list[Any]:
     return results
 
 
+def exchanged(store: PolicyStore, replica: str, at: float, sequence: int = 3) -> list[str]:
+    return store.exchange_windows(
+        replica=replica, sequence=sequence, at=at, body=f"{replica} at {at:g}", forget_before=at - 100
+    )
+
+
 class StoreChecks:
     @pytest.fixture
     def url(self) -> str:
@@ -73,6 +79,29 @@ class StoreChecks:
         store = PolicyStore(url, timeout_s=5.0)
         yield store
         store.close()
+
+    def test_replicas_hear_of_each_other_s_last_word_on_the_same_activation(self, store: PolicyStore) -> None:
+        assert exchanged(store, "a", 1.0) == []
+        assert exchanged(store, "b", 2.0) == ["a at 1"]
+        assert exchanged(store, "a", 3.0) == ["b at 2"]
+        assert exchanged(store, "late", 4.0, sequence=2) == []
+        assert sorted(exchanged(store, "b", 5.0)) == ["a at 3"]
+        assert exchanged(store, "a", 104.0) == ["b at 5"]  # not forgotten yet
+        assert exchanged(store, "a", 106.0) == []
+
+    def test_many_exchange_at_once(self, url: str, store: PolicyStore) -> None:
+        exchanged(store, "gone", -200.0)  # the tables are there
+        stores = [PolicyStore(url, timeout_s=60.0) for _ in range(4)]
+        turns: list[Callable[[], Any]] = [
+            partial(lambda s, n: [exchanged(s, f"r{n}", 10.0 + t) for t in range(5)], s, n)
+            for n, s in enumerate(stores)
+        ]
+        try:
+            assert [len(turn) for turn in both_at_once(turns)] == [5] * 4
+        finally:
+            for other in stores:
+                other.close()
+        assert sorted(exchanged(store, "r0", 20.0)) == [f"r{n} at 14" for n in (1, 2, 3)]
 
     def test_empty(self, store: PolicyStore) -> None:
         assert store.sequence() == 0

@@ -190,6 +190,32 @@ def test_fallbacks_stay_in_their_arm_and_are_shown() -> None:
     assert control.fallback_share == 0.0
 
 
+def test_requests_with_the_control_off_are_no_fallback_and_dilute_nothing() -> None:
+    """Half of the requests come with the control off and have no lift: mixed in, +20 % would be +10 %."""
+    limit = Settings(guardrails={"repin": Limit(maximum_lift=0.13)})
+    knee = replace(KNEE, lifts=(0.2, 0.0, 0.0), fallback=0.2)
+    half = {"users": 20_000, "control_off": 0.5}
+    found = experiment([STATIC, knee], limit, **half)
+    cell, control = found.cell("knee"), found.cell("static")
+    assert cell is not None
+    assert control is not None
+    low, high = cell.effects["repin"].interval or (1, 0)
+    assert 0.13 < low < 0.2 < high < 0.27
+    assert [item.verdict for item in found.guardrails] == ["breached"]
+    assert (cell.fallback_share, control.fallback_share) == (pytest.approx(0.2, abs=0.02), 0.0)
+    assert cell.control_off_share == pytest.approx(0.5, abs=0.02)
+    assert control.control_off_share == pytest.approx(0.5, abs=0.02)
+    counts = found.decision_counts
+    assert counts["analysed"] == cell.requests + control.requests
+    assert counts["control_off"] == pytest.approx(counts["analysed"], rel=0.05)
+
+
+def test_an_arm_with_the_control_off_throughout_is_no_comparison() -> None:
+    found = experiment([STATIC, KNEE], users=50, control_off=1.0)
+    assert found.cells == ()
+    assert set(found.decision_counts) == {"control_off"}
+
+
 # -------------------------------------------------------------------------------------- checks
 
 

@@ -127,6 +127,39 @@ def test_which_fallbacks_a_policy_is_blamed_for(reason: Reason) -> None:
     assert (watch.breach(7, 0.0) is None) == callers_own
 
 
+def test_a_limit_is_judged_by_the_traffic_of_all_replicas() -> None:
+    """Two replicas with 6 requests each, 10 needed; one is healthy: 5 of 12 fell back."""
+    ramped = policy(arms=TWO, ramp=RAMP, guardrails={"minimum_sample": 10, "max_fallback_share": 0.4})
+    here, there = RampWatch(), RampWatch()
+    for watch, late in ((here, 5), (there, 0)):
+        watch.begin(ramped)
+        for number in range(6):
+            watch.record(100.0, assigned(), fallback("late") if number < late else static(SURFACE))
+        assert watch.breach(7, 100.0) is None  # too few to say anything
+    for watch, other in ((here, there), (there, here)):
+        told = other.told(7, 101.0)
+        assert told is not None
+        watch.hear(7, [told, "not ours", "[[1]]"])
+        watch.hear(7, [told])  # the last word of a replica replaces the one before
+        crossed = watch.breach(7, 101.0)
+        assert crossed is not None
+        assert crossed.reason.startswith("5 of 12 requests")
+        shown = watch.describe(101.0)
+        assert shown is not None
+        assert (shown["requests"], shown["fallbacks"], shown["replicas"]) == (12, 5, 2)
+    for number in range(10):  # a window later what was heard has left it as our own has
+        here.record(170.0, assigned(), fallback("late") if number < 4 else static(SURFACE))
+    assert here.breach(7, 170.0) is None
+    here.hear(8, [told])
+    assert here.told(8, 170.0) is None
+    here.begin(ramped.model_copy(update={"version": 8}))  # heard of the other policy: nothing is left
+    assert here.describe(170.0) == {
+        **Tally().__dict__,
+        "replicas": 1,
+        "metrics": [],
+    }
+
+
 def test_errors_waits_and_reports() -> None:
     watch = RampWatch()
     limits = {"minimum_sample": 2, "max_added_p99_ms": 5.0, "metrics": {"repin": {"minimum_lift": 0.0}}}

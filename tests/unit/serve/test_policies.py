@@ -92,6 +92,28 @@ def test_the_static_arm_does_not_ask_and_is_no_fallback() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("replicas", "at_once"), [(1, 8), (4, 2), (64, 1)])
+def test_the_replicas_share_the_burst(replicas: int, at_once: int) -> None:
+    async def main() -> None:
+        async with rig(config(num_replicas=replicas)) as r:
+            put(r, exploration={"share": 0.1, "cap": 0.1, "burst": 8})
+            policies = r.sidecar.policies
+            ids = [f"r{n}" for n in range(1000)]
+            wanted = [
+                n
+                for n in ids
+                if policies.snapshot.compiled.wants_exploration(request_id=n, user_id=None, placement=None)
+            ]
+            others = [n for n in ids if n not in wanted]
+            for name in others[:200]:
+                assert (await r.rank(request_id=name))["source"] == "value_network"
+            sources = [(await r.rank(request_id=name))["source"] for name in wanted[:10]]
+            assert sources[:at_once] == ["exploration"] * at_once
+            assert sources.count("exploration") <= at_once + 1  # and what the ten bring themselves
+
+    asyncio.run(main())
+
+
 def test_exploration_draws_from_the_grid_without_asking() -> None:
     async def main() -> None:
         async with rig() as r:

@@ -121,6 +121,30 @@ def test_the_cap_holds_over_every_window(cap: float, burst: int, start: int, wan
             assert total[last] - total[first] <= burst + cap * (last - first)
 
 
+@given(
+    st.sampled_from([0.0125, 0.3]),
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.booleans()), max_size=120),
+)
+def test_the_cap_holds_over_every_window_of_all_replicas(
+    cap: float, burst: int, replicas: int, requests: list[tuple[int, bool, bool]]
+) -> None:
+    """Full buckets at first, requests to any replica; now and then one is replaced by a new one."""
+    exploration = Exploration(share=0.0, cap=cap, burst=burst)
+    buckets, explored = [Bucket(burst * 10**6 // replicas)] * replicas, []
+    for number, wanted, replaced in requests:
+        i = number % replicas
+        if replaced and number == 4:
+            buckets[i] = EMPTY
+        explores, buckets[i] = take(exploration, buckets[i], wanted=wanted, replicas=replicas)
+        explored.append(explores)
+    total = np.concatenate([[0], np.cumsum(explored)])
+    for first in range(len(requests)):
+        for last in range(first + 1, len(requests) + 1):
+            assert total[last] - total[first] <= max(burst, replicas) + cap * (last - first)
+
+
 def test_the_cap_lets_its_share_through() -> None:
     exploration, bucket, count = Exploration(share=0.0, cap=0.0125), EMPTY, 0
     for _ in range(8000):

@@ -4,7 +4,9 @@ survives. Two sidecars over one database are two replicas."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import re
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -343,6 +345,27 @@ def test_the_guardrail_goes_back_exactly_once_across_replicas(tmp_path: Path) ->
     asyncio.run(main())
 
 
+def test_a_ramp_ends_by_the_traffic_of_replicas_that_each_have_too_little_of_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            rigs = [await stack.enter_async_context(rig(settings(tmp_path))) for _ in range(3)]
+            await apply(rigs[0])
+            await apply(rigs[0], policy=RAMPED)  # needs 20 requests of the ramped arm
+            await until(lambda: {version(r) for r in rigs} == {2})
+            for r in rigs:
+                r.value.error = UpstreamUnavailableError("gone")
+                # Users that are in; a replica alone sees 10.
+                ramped, users = 0, itertools.count()
+                while ramped < 10 and version(r) == 2:
+                    ramped += (await r.rank(user_id=f"u{next(users)}"))["arm"] == "new"
+            await until(lambda: {version(r) for r in rigs} == {1})
+            listed = (await get(rigs[0], "/v1/policies")).json()["activations"]
+            assert [a["author"] for a in listed] == ["guardrail", "ada", "ada"]
+            assert re.search(r"(20|30) of \1 requests", listed[0]["reason"]), listed[0]["reason"]
+
+    asyncio.run(main())
+
+
 def test_faults_of_the_other_arm_end_no_ramp(tmp_path: Path) -> None:
     async def main() -> None:
         async with rig(settings(tmp_path)) as r:
@@ -399,6 +422,9 @@ def test_a_guardrail_whose_store_is_down_tries_again(tmp_path: Path) -> None:
 
     class Down:
         def go_back(self, **_: Any) -> None:
+            raise StoreError("down")
+
+        def exchange_windows(self, **_: Any) -> None:
             raise StoreError("down")
 
     keeper._store = Down()  # type: ignore[assignment]
