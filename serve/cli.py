@@ -26,6 +26,14 @@ def _add_up(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     value = up.add_mutually_exclusive_group()
     value.add_argument("--triton", metavar="HOST:PORT", help="gRPC address of the value network's Triton")
     value.add_argument("--repository", type=Path, help="model repository: start a tritonserver for it")
+    up.add_argument(
+        "--value-network-niceness",
+        type=int,
+        default=5,
+        metavar="N",
+        help="0 to 19: how far the tritonserver started for --repository steps back for other processes of "
+        "the machine (default: 5); 0: not at all",
+    )
     ranker = up.add_mutually_exclusive_group()
     ranker.add_argument("--ranker", metavar="HOST:PORT", help="gRPC address of the ranker (KServe v2)")
     ranker.add_argument("--ranker-repository", type=Path, help="start another tritonserver for the ranker")

@@ -8,6 +8,7 @@ Foreign errors become :class:`UpstreamUnavailableError` (nobody answered) or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -37,11 +38,30 @@ Features = Mapping[str, memoryview]
 
 NO_FEATURES: Features = {}
 
+NO_HEADERS: Headers = {}
+
 VALUE_OUTPUTS = ("weights", "action", "values")
 """Triton ships only what is asked for: action_values stays on the server."""
 
 PREFIXES = 1024
-"""Numbers of candidates for which the start of the ranker's request is kept."""
+"""Numbers of candidates, or of states, for which the start of a request is kept."""
+
+_SAMPLED = frozenset("13579bdf")
+"""Last digit of a ``traceparent`` whose sampled flag is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueQuestion:
+    """What the value network is asked for one request."""
+
+    tensors: StateTensors
+    scalarization_M: FloatArray
+    headers: Headers
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether its trace is recorded: a call carries one trace context, so this one shares none."""
+        return self.headers.get("traceparent", "")[-1:] in _SAMPLED
 
 
 class ValueClient(Protocol):
@@ -51,10 +71,17 @@ class ValueClient(Protocol):
     def name(self) -> str:
         """Address, for people."""
 
+    @property
+    def max_rows(self) -> int:
+        """Most questions of one call, as far as is known."""
+
     async def choose(
         self, tensors: StateTensors, scalarization_M: FloatArray, headers: Headers
     ) -> ValueAnswer:
         """Ask for the weights of one state."""
+
+    async def choose_many(self, questions: Sequence[ValueQuestion]) -> Sequence[ValueAnswer]:
+        """Ask for the weights of several states in one call; answers in the order of the questions."""
 
     async def parameters(self) -> dict[str, str]:
         """The served model's own parameters (``config.pbtxt``), the surface among them."""
@@ -91,14 +118,23 @@ class Content:
 
     def __init__(self, spec: TensorSpec) -> None:
         self._dtype = spec.dtype
-        self._size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
-        self._mark = raw_input_mark(self._size)
+        self.size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+        self._mark = raw_input_mark(self.size)
+
+    def array(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The tensor as something that can be joined to bytes."""
+        return np.ascontiguousarray(value, dtype=self._dtype)
 
     def of(self, value: npt.NDArray[Any]) -> tuple[bytes, npt.NDArray[Any]]:
-        """What stands before it, and the tensor as something that can be joined to bytes."""
-        array = np.ascontiguousarray(value, dtype=self._dtype)
-        mark = self._mark if array.nbytes == self._size else raw_input_mark(array.nbytes)
+        """What stands before it, and the tensor."""
+        array = self.array(value)
+        mark = self._mark if array.nbytes == self.size else raw_input_mark(array.nbytes)
         return mark, array
+
+    def of_many(self, values: Sequence[npt.NDArray[Any]]) -> list[Any]:
+        """What stands before all of them in one tensor, and they."""
+        arrays = [self.array(value) for value in values]
+        return [raw_input_mark(sum(array.nbytes for array in arrays)), *arrays]
 
 
 class TritonValueClient(InferenceChannel):
@@ -107,10 +143,14 @@ class TritonValueClient(InferenceChannel):
     def __init__(self, surface: Surface, config: ValueNetworkConfig, address: str) -> None:
         super().__init__(address, config.model, config.rpc_timeout_s, config.tls)
         *state, scalarization = input_specs(surface)
+        self._inputs = input_specs(surface)
         self._state = [(spec.name, Content(spec)) for spec in state]
         self._scalarization = Content(scalarization)
-        inputs = [InputSpec(s.name, s.datatype, (1, *s.shape)) for s in input_specs(surface)]
-        self._prefix = request_prefix(config.model, inputs, VALUE_OUTPUTS)
+        self._prefix = lru_cache(maxsize=PREFIXES)(self._make_prefix)
+
+    def _make_prefix(self, rows: int) -> bytes:
+        inputs = [InputSpec(s.name, s.datatype, (rows, *s.shape)) for s in self._inputs]
+        return request_prefix(self.model, inputs, VALUE_OUTPUTS)
 
     async def choose(
         self, tensors: StateTensors, scalarization_M: FloatArray, headers: Headers
@@ -121,18 +161,33 @@ class TritonValueClient(InferenceChannel):
             UpstreamUnavailableError: nobody answers.
             UpstreamInvalidError: an error, or tensors that are not the contract's, came back.
         """
-        parts: list[Any] = [self._prefix]
+        (answer,) = await self.choose_many([ValueQuestion(tensors, scalarization_M, headers)])
+        return answer
+
+    async def choose_many(self, questions: Sequence[ValueQuestion]) -> list[ValueAnswer]:
+        """Ask for the weights of several states in one call, each with its own scalarization.
+
+        Raises:
+            UpstreamUnavailableError: nobody answers.
+            UpstreamInvalidError: an error, or tensors that are not the contract's, came back.
+        """
+        rows = len(questions)
+        parts: list[Any] = [self._prefix(rows)]
         for name, content in self._state:
-            parts += content.of(tensors[name])
-        parts += self._scalarization.of(scalarization_M)
+            parts += content.of_many([question.tensors[name] for question in questions])
+        parts += self._scalarization.of_many([question.scalarization_M for question in questions])
+        headers = questions[0].headers if rows == 1 else NO_HEADERS
         weights, action, values = await self.infer(b"".join(parts), VALUE_OUTPUTS, headers)
-        single = all(array.ndim == 2 and len(array) == 1 for array in (weights, values))
-        if action.size != 1 or action.dtype.kind not in "iu" or not single:
+        fits = all(array.ndim == 2 and len(array) == rows for array in (weights, values))
+        if action.size != rows or action.dtype.kind not in "iu" or not fits:
             raise UpstreamInvalidError(
-                f"{self.who}: expected one answer, got shapes "
+                f"{self.who}: expected {'one answer' if rows == 1 else f'{rows} answers'}, got shapes "
                 f"{list(weights.shape)}, {list(action.shape)}, {list(values.shape)}"
             )
-        return ValueAnswer(weights_W=weights[0], action=int(action.flat[0]), values_M=values[0])
+        return [
+            ValueAnswer(weights_W=weights[row], action=number, values_M=values[row])
+            for row, number in enumerate(action.ravel().tolist())
+        ]
 
 
 class TritonRankerClient(InferenceChannel):

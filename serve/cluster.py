@@ -75,6 +75,9 @@ def ingress_environment(config: SidecarConfig, *, direct: bool) -> dict[str, str
         # A replaced replica must get its port back at once, and wait for it to be free.
         "RAY_SERVE_PORT_QUARANTINE_S": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray starts its workers at niceness 15, meant for batch work: whatever else runs on the machine, the
+        # value network and the ranker among it, would come before the sidecar.
+        "RAY_worker_niceness": "0",
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from serve.clients import NO_FEATURES, Features, Scores
+from serve.clients import NO_FEATURES, Features, Scores, ValueQuestion
 from serve.decide import ValueAnswer
 from serve.transport import Headers
 from triton_models.encoding import StateTensors
@@ -36,24 +36,34 @@ class FakeValueClient:
     served: Surface | None = None
     """Surface that the server claims to have been made for; None: the right one."""
     name: str = "fake-value-network"
+    max_rows: int = 64
+    rows: list[int] = field(default_factory=list)
+    """How many questions each call had."""
     calls: list[tuple[StateTensors, FloatArray, dict[str, str]]] = field(default_factory=list)
 
     async def choose(
         self, tensors: StateTensors, scalarization_M: FloatArray, headers: Headers
     ) -> ValueAnswer:
         """Record the call; answer as set up."""
-        self.calls.append((tensors, scalarization_M, dict(headers)))
+        (answer,) = await self.choose_many([ValueQuestion(tensors, scalarization_M, headers)])
+        return answer
+
+    async def choose_many(self, questions: Sequence[ValueQuestion]) -> list[ValueAnswer]:
+        """Record the questions; answer all as set up."""
+        self.rows.append(len(questions))
+        self.calls += [(q.tensors, q.scalarization_M, dict(q.headers)) for q in questions]
         if self.gate is not None:
             await self.gate.wait()
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         if self.error is not None:
             raise self.error
-        return self.answer or ValueAnswer(
+        answer = self.answer or ValueAnswer(
             weights_W=self.surface.actions[self.action].astype(np.float32),
             action=self.action,
             values_M=np.full(len(self.surface.objectives), 0.5, dtype=np.float32),
         )
+        return [answer] * len(questions)
 
     async def parameters(self) -> dict[str, str]:
         """Parameters as the exporter writes them."""

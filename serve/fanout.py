@@ -27,19 +27,31 @@ class Call(Generic[T]):
     """One call under way."""
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, T], clock: Clock, on_late_failure: OnLateFailure | None = None
+        self,
+        begun: Coroutine[Any, Any, T] | asyncio.Future[T],
+        clock: Clock,
+        on_late_failure: OnLateFailure | None = None,
     ) -> None:
         self._clock = clock
         self.on_late_failure = on_late_failure
         self.started_s = clock()
         self.ended_s: float | None = None
         self.abandoned = False
-        self.task = asyncio.create_task(self._timed(coroutine))
+        self.task: asyncio.Future[T]
+        if isinstance(begun, asyncio.Future):
+            self.task = begun
+            begun.add_done_callback(self._note_end)
+        else:
+            self.task = asyncio.create_task(self._timed(begun))
 
     async def _timed(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
             return await coroutine
         finally:
+            self.ended_s = self._clock()
+
+    def _note_end(self, _: asyncio.Future[T]) -> None:
+        if self.ended_s is None:
             self.ended_s = self._clock()
 
     async def wait(self, timeout_s: float) -> bool:
@@ -49,12 +61,14 @@ class Call(Generic[T]):
         not even if whoever waits is.
         """
         if self.task.done() or timeout_s <= 0:
+            if self.task.done():
+                self._note_end(self.task)  # a future's own note comes a turn of the loop later
             return self.task.done()
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         timer = loop.call_later(timeout_s, _release, waiter)
 
-        def ended(_: asyncio.Task[T]) -> None:
+        def ended(_: asyncio.Future[T]) -> None:
             _release(waiter)
 
         self.task.add_done_callback(ended)
@@ -94,10 +108,12 @@ class Lane:
         return len(self._calls)
 
     def start(
-        self, coroutine: Coroutine[Any, Any, T], on_late_failure: OnLateFailure | None = None
+        self,
+        begun: Coroutine[Any, Any, T] | asyncio.Future[T],
+        on_late_failure: OnLateFailure | None = None,
     ) -> Call[T]:
-        """Start a call now; it runs to its end whatever happens to who waits for it."""
-        call = Call(coroutine, self._clock, on_late_failure)
+        """Start a call now, or count one that has begun; it runs to its end whatever happens to who waits."""
+        call = Call(begun, self._clock, on_late_failure)
         self._calls.add(call)
         self._gauge.inc()
         call.task.add_done_callback(lambda _: self._ended(call))

@@ -25,10 +25,11 @@ import numpy as np
 
 from serve.breaker import Breaker, Event, after
 from serve.breaker import Decision as BreakerDecision
-from serve.clients import ValueClient
+from serve.clients import ValueClient, ValueQuestion
+from serve.coalesce import Coalescer, Typical, linger_s
 from serve.config import ValueNetworkConfig
 from serve.decide import Link, ValueAnswer, check_answer
-from serve.fanout import Clock, Lane
+from serve.fanout import Call, Clock, Lane, OnLateFailure
 from serve.metrics import Metrics
 from triton_models.errors import PutsError, SurfaceMismatchError, UpstreamError
 from triton_models.surface import Surface
@@ -76,6 +77,7 @@ class ServerLink:
 
     client: ValueClient
     lane: Lane
+    coalescer: Coalescer
     link: Link = "unreachable"
     """What its parameters say; never "open"."""
     detail: str = "not asked yet"
@@ -127,10 +129,16 @@ class ValueLinks:
             return Lane(UPSTREAM, limit=config.max_in_flight, metrics=metrics, clock=clock)
 
         # A lane per server: one that is stuck fills its own, not everybody's.
-        self.links = [ServerLink(client, lane()) for client in clients]
+        def coalescer(client: ValueClient) -> Coalescer:
+            limit_s = config.coalesce_ms / 1000.0
+            rows = config.coalesce_rows
+            return Coalescer(client, limit_s=limit_s, max_rows=rows, metrics=metrics, clock=clock)
+
+        self.links = [ServerLink(client, lane(), coalescer(client)) for client in clients]
         for link in self.links:
             metrics.set_breaker(UPSTREAM, link.client.name, link.breaker.kind)
         self._patience_s = config.budget_ms / 1000.0
+        self._ranker = Typical()
         self._turn = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._trials: set[asyncio.Task[ValueAnswer]] = set()
@@ -148,6 +156,21 @@ class ValueLinks:
         if best is not None:
             self._turn = links.index(best)
         return best
+
+    def ask(
+        self,
+        link: ServerLink,
+        question: ValueQuestion,
+        *,
+        beside_ranker: bool,
+        on_late_failure: OnLateFailure | None = None,
+    ) -> Call[ValueAnswer]:
+        """Ask a server; beside a ranker there is time to share a call."""
+        wait_s = None
+        if beside_ranker:
+            limit_s, budget_s = self._config.coalesce_ms / 1000.0, self._config.budget_ms / 1000.0
+            wait_s = linger_s(self._ranker, link.coalescer.typical, limit_s=limit_s, budget_s=budget_s)
+        return link.lane.start(link.coalescer.ask(question, linger_s=wait_s), on_late_failure)
 
     @property
     def overall(self) -> Link:
@@ -181,6 +204,7 @@ class ValueLinks:
                 trial.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
         for link in self.links:
+            await link.coalescer.close()
             await link.client.close()
 
     # ------------------------------------------------------------------ what became of calls
@@ -188,6 +212,7 @@ class ValueLinks:
     def observe_ranker(self, duration_s: float) -> None:
         """A request waits beside the ranker for nothing, so a probe may take as long as the ranker does."""
         budget_s = self._config.budget_ms / 1000.0
+        self._ranker.add(duration_s)
         self._patience_s += PATIENCE_STEP * (max(budget_s, duration_s) - self._patience_s)
 
     def report(self, link: ServerLink, event: Event, *, epoch: int, why: str = "") -> None:

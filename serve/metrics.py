@@ -75,6 +75,16 @@ class Metrics:
             ["upstream", "outcome"],
             registry=registry,
         )
+        self._value_calls = Counter(
+            "puts_value_network_calls_total",
+            "Calls to the value network on behalf of requests; several requests may share one",
+            registry=registry,
+        )
+        self._value_rows = Counter(
+            "puts_value_network_rows_total",
+            "States asked about in these calls: divided by the calls, how many requests share one",
+            registry=registry,
+        )
         self.ranker_retries = Counter(
             "puts_ranker_retries_total",
             "Rankings asked of another server because the first could not be reached",
@@ -117,6 +127,11 @@ class Metrics:
             self._fallbacks[decision.reason].inc()
         elif decision.source == "value_network" and decision.action is not None:
             (self._any_action or self._actions[decision.action]).inc()
+
+    def count_value_call(self, rows: int) -> None:
+        """Count a call to the value network."""
+        self._value_calls.inc()
+        self._value_rows.inc(rows)
 
     def set_link(self, address: str, value: int) -> None:
         """Record what is known of a value-network server."""

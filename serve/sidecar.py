@@ -21,6 +21,7 @@ from serve.clients import (
     TritonRankerClient,
     TritonValueClient,
     ValueClient,
+    ValueQuestion,
     ranker_state_inputs,
 )
 from serve.config import SidecarConfig
@@ -185,7 +186,7 @@ class Sidecar:
     async def weights(self, request: WeightsRequest, headers: Headers) -> dict[str, Any]:
         """Answer ``/v1/weights``."""
         begun = self._begin(request)
-        race = self._start_value(begun, headers)
+        race = self._start_value(begun, headers, beside_ranker=False)
         decision = await self._finish_value(race, begun.started_s)
         self.policies.record(begun.assigned, decision)
         self.drift.observe(request.cohort, begun.assigned, decision)
@@ -212,7 +213,7 @@ class Sidecar:
         scoring = rankers.start(Question(tensors, request.candidates, headers, request.features))
         if isinstance(scoring, Failure):
             return scoring
-        race = self._start_value(begun, headers)
+        race = self._start_value(begun, headers, beside_ranker=True)
         scores_nH = await rankers.finish(scoring)
         if isinstance(scores_nH, Failure):
             self._leave(race)
@@ -265,7 +266,7 @@ class Sidecar:
         except StateError as error:
             raise RequestError(f"{error}; the ranker needs it") from error
 
-    def _start_value(self, begun: Begun, headers: Headers) -> ValueRace:
+    def _start_value(self, begun: Begun, headers: Headers, *, beside_ranker: bool) -> ValueRace:
         control, encoded, assigned = begun.control, begun.encoded, begun.assigned
         if control and assigned.action is not None:
             return ValueRace(refused=None, settled=explored(self.config.surface, assigned.action))
@@ -284,15 +285,21 @@ class Sidecar:
         if refused is not None or link is None or scalarization_M is None:
             return ValueRace(refused=refused or "unavailable")
         epoch = link.breaker.epoch
-        call = link.lane.start(
-            link.client.choose(encoded.tensors, scalarization_M, headers),
+        call = self.links.ask(
+            link,
+            ValueQuestion(encoded.tensors, scalarization_M, headers),
+            beside_ranker=beside_ranker,
             # Not a closure over the race, which holds the call: a cycle per request would need collecting.
             on_late_failure=lambda error: self._report(link, epoch, error),
         )
         return ValueRace(refused=None, link=link, call=call, epoch=epoch)
 
     def _report(self, link: ServerLink, epoch: int, error: BaseException) -> None:
-        """Tell the link's breaker of a failed call."""
+        """Tell the link's breaker of a failed call, once for all requests that shared it."""
+        if isinstance(error, UpstreamError):
+            if error.told:
+                return
+            error.told = True
         why = str(error) if isinstance(error, UpstreamError) else f"unreadable answer: {error!r}"
         self.links.report(link, "failed", epoch=epoch, why=why)
 

@@ -172,6 +172,8 @@ class InferenceChannel:
         self._infer = self._channel.unary_unary(INFER)
         self._reader = AnswerReader()
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self.max_rows = 1
+        """Most rows of a request: the model's ``max_batch_size``, once :meth:`parameters` has read it."""
 
     async def infer(self, request: bytes, outputs: Sequence[str], headers: Headers) -> list[npt.NDArray[Any]]:
         """Send one request; the outputs in the order asked for.
@@ -204,6 +206,7 @@ class InferenceChannel:
             response = await self._stub.ModelConfig(request, timeout=CHECK_TIMEOUT_S)
         except Exception as error:  # the seam
             raise UpstreamUnavailableError(str(mapped(error, self.who))) from error
+        self.max_rows = max(1, response.config.max_batch_size)
         return {name: value.string_value for name, value in response.config.parameters.items()}
 
     async def ready(self) -> bool:

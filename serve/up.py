@@ -57,7 +57,9 @@ def run_up(options: argparse.Namespace) -> int:
         stack.enter_context(ray_running(early, ray_address=options.ray_address))
         stack.enter_context(stop.installed())  # Ray put handlers of its own in place
         if options.repository:
-            server = _start_server(stack, options, options.repository, "value_network")
+            # Its answer has time, that of the ranker and the sidecar on the same cores has not.
+            niceness = options.value_network_niceness
+            server = _start_server(stack, options, options.repository, "value_network", niceness)
             data["value_network"]["addresses"] = [server.grpc_address]
             metrics["value_network"] = f"http://{server.metrics_address}/metrics"
         if options.ranker_repository:
@@ -117,14 +119,14 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def _start_server(
-    stack: ExitStack, options: argparse.Namespace, repository: Path, name: str
+    stack: ExitStack, options: argparse.Namespace, repository: Path, name: str, niceness: int = 0
 ) -> EmbeddedServer:
     from triton_models.server import EmbeddedServer
     from triton_models.supervise import Supervisor
 
     log_path = options.log_dir / f"{name}.log" if options.log_dir else None
     say(f"starting tritonserver for {name} from {repository} ...")
-    server = stack.enter_context(EmbeddedServer(repository, log_path=log_path))
+    server = stack.enter_context(EmbeddedServer(repository, log_path=log_path, niceness=niceness))
     stack.enter_context(Supervisor(server))
     say(f"tritonserver for {name}: gRPC {server.grpc_address}, metrics {server.metrics_address}")
     return server

@@ -1,6 +1,6 @@
 """Becomes tritonserver, and leaves a small guardian behind. Run as a script, standard library only.
 
-``python guardian.py OWNER_PID SHM_PREFIX PROGRAM ARGUMENTS…``
+``python guardian.py OWNER_PID SHM_PREFIX NICENESS PROGRAM ARGUMENTS…``
 
 ``PR_SET_PDEATHSIG`` alone will not do: Linux sends it when the *thread* that started the child ends,
 and a server may well be started from a short-lived thread. So the guardian watches two processes, its
@@ -105,6 +105,17 @@ def guard(owner: int, server: int, descriptors: list[int], prefix: str) -> None:
     remove_regions(prefix)
 
 
+def step_back(niceness: int) -> None:
+    """Let others go first, and so for whatever this process becomes and starts.
+
+    Where the kernel groups processes by session (``man 7 sched``, autogroup), niceness counts inside the
+    session only; what the whole session, which is the server's own, gets is said in another place.
+    """
+    os.nice(niceness)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
+
+
 def open_descriptors(pids: list[int]) -> list[int]:
     """Descriptors that become readable when a process ends; none where the kernel has no such thing."""
     try:
@@ -113,7 +124,7 @@ def open_descriptors(pids: list[int]) -> list[int]:
         return []
 
 
-def main(owner: int, prefix: str, command: list[str]) -> None:
+def main(owner: int, prefix: str, niceness: int, command: list[str]) -> None:
     """Fork the guardian, then become the server, so that our pid is the server's."""
     server = os.getpid()
     descriptors = open_descriptors([owner, server])
@@ -124,8 +135,10 @@ def main(owner: int, prefix: str, command: list[str]) -> None:
             guard(owner, server, descriptors, prefix)
         finally:
             os._exit(0)
+    if niceness:
+        step_back(niceness)
     os.execv(command[0], command)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:])

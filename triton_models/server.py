@@ -48,6 +48,8 @@ class EmbeddedServer:
         models: Names to load; None means all in the repository.
         log_path: Where the server writes its log; None is a temporary file, kept when a start fails.
         start_timeout_s: How long :meth:`start` waits for the first real inference.
+        niceness: 0 to 19. Above 0 other processes of the machine come first (``man 2 nice``): for a value
+            network beside a sidecar on the same cores, whose answer has time.
 
     Raises:
         RepositoryError: the repository is missing or empty.
@@ -65,7 +67,11 @@ class EmbeddedServer:
         models: tuple[str, ...] | None = None,
         log_path: str | Path | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
+        niceness: int = 0,
     ) -> None:
+        if not 0 <= niceness <= 19:
+            raise ServerError(f"niceness is 0 to 19, got {niceness}")
+        self._niceness = niceness
         self.repository = Path(repository).resolve()
         self.host = host
         self.models = _chosen_models(self.repository, models)
@@ -157,6 +163,7 @@ class EmbeddedServer:
         if (orphans := guardian.remove_orphans()) > 0:
             logger.warning("removed %d shared-memory regions of servers whose owner is gone", orphans)
         guard = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), prefix]
+        guard.append(str(self._niceness))
         with open(self.log_path, "ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(

@@ -100,19 +100,26 @@ def ranker_answer(mode: Mode, *, count: int, heads: int) -> Arrays:
     return {} if mode == "empty" else {"scores": scores}
 
 
-def value_answer(mode: Mode, surface: Surface, key: bytes) -> Arrays:
-    """``weights``, ``action`` and ``values`` of a choice that depends on the state, or a lie."""
-    number = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big") % surface.num_actions
-    weights = surface.actions[number][np.newaxis].astype(np.float32)
-    values = np.full((1, len(surface.objectives)), 0.5, dtype=np.float32)
+def value_answer(mode: Mode, surface: Surface, key: bytes, *, rows: int = 1) -> Arrays:
+    """``weights``, ``action`` and ``values`` of choices that depend on the states, or lies.
+
+    Args:
+        mode: honest, or which lie.
+        surface: whose grid is chosen from.
+        key: bytes of the states, those of one after the other.
+        rows: how many states.
+    """
+    if mode == "empty":
+        return {}
+    size = len(key) // rows
+    digests = [hashlib.blake2b(key[i * size : (i + 1) * size], digest_size=4).digest() for i in range(rows)]
+    action = np.array([int.from_bytes(digest, "big") % surface.num_actions for digest in digests])
+    weights = surface.actions[action].astype(np.float32)
+    values = np.full((rows, len(surface.objectives)), 0.5, dtype=np.float32)
     if mode == "nan":
         weights, values = np.full_like(weights, np.nan), np.full_like(values, np.nan)
     elif mode == "off_grid":
         weights = weights * np.float32(1.05)
     elif mode == "wrong_shape":
         weights = np.concatenate([weights, weights], axis=1)
-    return (
-        {}
-        if mode == "empty"
-        else {"weights": weights, "action": np.array([[number]], dtype=np.int64), "values": values}
-    )
+    return {"weights": weights, "action": action[:, np.newaxis].astype(np.int64), "values": values}

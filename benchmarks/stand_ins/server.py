@@ -58,8 +58,8 @@ class StandIn:
             shape, key = inputs.get(CANDIDATES, ((1, 0), b""))
             heads = len(self.surface.heads)
             return ranker_answer(self.behaviour.mode, count=shape[-1], heads=heads), key
-        _, key = inputs.get(STATE, ((), b""))
-        return value_answer(self.behaviour.mode, self.surface, key), key
+        shape, key = inputs.get(STATE, ((1,), b""))
+        return value_answer(self.behaviour.mode, self.surface, key, rows=shape[0]), key
 
 
 class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serve.clients import TritonRankerClient, TritonValueClient
+from serve.clients import TritonRankerClient, TritonValueClient, ValueQuestion
 from serve.config import RankerConfig, ValueNetworkConfig
 from tests.unit.serve.support import STATE, SURFACE
 from triton_models.encoding import encode_state
@@ -77,6 +77,41 @@ def test_value_client() -> None:
         with pytest.raises(UpstreamUnavailableError):
             await client.parameters()
         await client.close()
+
+    asyncio.run(main())
+
+
+def test_several_states_in_one_call() -> None:
+    async def main() -> None:
+        recorder = Recorder()
+        recorder.outputs = {
+            "weights": np.array([[105.0, 15.5], [10.0, 1.0]], dtype=np.float32),
+            "action": np.array([[4], [0]]),
+            "values": np.array([[0.1, 0.2], [0.3, 0.4]], dtype=np.float32),
+        }
+        server, address = await serving(recorder)
+        client = TritonValueClient(SURFACE, ValueNetworkConfig(addresses=(address,)), address)
+        states = [STATE, {**STATE, "user_embedding": [1.0, 2.0, 3.0, 4.0]}]
+        encoded = [encode_state(SURFACE, state) for state in states]
+        lambdas = [np.array([0.8, 0.2]), np.array([0.1, 0.9])]
+        asked = [ValueQuestion(t, lam, TRACE) for t, lam in zip(encoded, lambdas, strict=True)]
+        first, second = await client.choose_many(asked)
+        assert (first.action, first.weights_W.tolist()) == (4, [105.0, 15.5])
+        assert (second.action, second.values_M.tolist()) == (0, pytest.approx([0.3, 0.4]))
+        assert "traceparent" not in recorder.metadata[0], "it would be one of two"
+        request = recorder.requests[0]
+        for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+            assert tensor.shape[0] == 2
+            if tensor.name == "scalarization":
+                assert np.frombuffer(raw, np.float32).tolist() == pytest.approx([0.8, 0.2, 0.1, 0.9])
+            else:
+                expected = b"".join(tensors[tensor.name].tobytes() for tensors in encoded)
+                assert raw == expected
+        recorder.outputs = GOOD
+        with pytest.raises(UpstreamInvalidError, match="expected 2 answers"):
+            await client.choose_many(asked)
+        await client.close()
+        await server.stop(None)
 
     asyncio.run(main())
 

@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from serve.api import create_app
-from serve.config import SidecarConfig
+from serve.clients import TritonValueClient, ValueQuestion
+from serve.config import SidecarConfig, ValueNetworkConfig
 from serve.fakes import FakeRankerClient
 from serve.sidecar import Sidecar
 from tests.integration.serve.test_stack import request
 from tests.unit.serve.asgi import AsgiClient, running
+from triton_models.encoding import encode_state
 from triton_models.server import EmbeddedServer
 from triton_models.surface import Surface
 
@@ -57,6 +60,41 @@ class Load:
             reasons[str((await self.one())["reason"])] += 1
             await asyncio.sleep(0.002)
         return reasons, time.monotonic() - began
+
+
+def test_states_that_share_a_call_get_the_answers_they_get_alone(
+    servers: list[EmbeddedServer], homefeed: Surface
+) -> None:
+    address = servers[0].grpc_address
+    random = np.random.default_rng(7)
+    states = [
+        {
+            **request(homefeed)["state"],
+            "user_embedding": random.normal(size=homefeed.state.user_embedding).tolist(),
+        }
+        for _ in range(40)
+    ]
+    lambdas = random.dirichlet(np.ones(len(homefeed.objectives)), size=len(states))
+
+    async def main() -> None:
+        config = ValueNetworkConfig(addresses=(address,))
+        client = TritonValueClient(homefeed, config, address)
+        await client.parameters()
+        assert client.max_rows >= len(states), "the served model's max_batch_size"
+        asked = [
+            ValueQuestion(encode_state(homefeed, state), lam, {})
+            for state, lam in zip(states, lambdas, strict=True)
+        ]
+        together = await client.choose_many(asked)
+        alone = [await client.choose(q.tensors, q.scalarization_M, {}) for q in asked]
+        assert [answer.action for answer in together] == [answer.action for answer in alone]
+        assert len({answer.action for answer in together}) > 1, "all the same: the test shows nothing"
+        for one, other in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(one.weights_W, other.weights_W)
+            np.testing.assert_allclose(one.values_M, other.values_M, rtol=1e-5)
+        await client.close()
+
+    asyncio.run(main())
 
 
 def test_one_of_two_is_stopped_continued_killed_and_replaced(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -99,6 +100,21 @@ def test_only_the_newest_start_is_read(tmp_path: Path) -> None:
 def test_guardian_knows_who_lives() -> None:
     assert guardian.is_running(os.getpid())
     assert not guardian.is_running(2**22 + 1)
+
+
+def test_a_server_that_steps_back_does_so_with_all_it_starts() -> None:
+    code = "import os; print(os.nice(0))"
+    command = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), "puts_none_", "7"]
+    # In a session of its own, as the server is started: a session's share is one for all in it.
+    found = subprocess.run(
+        [*command, sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        start_new_session=True,
+    )
+    assert int(found.stdout) == min(19, os.nice(0) + 7)
 
 
 def test_guardian_removes_exactly_its_own_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
