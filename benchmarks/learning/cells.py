@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.feed.truth import Truth
-from benchmarks.learning.contestants import Task, contestant, holdout_rows
+from benchmarks.learning.contestants import contestant, holdout_rows
+from benchmarks.learning.tasks import Task
 from benchmarks.learning.worlds import TRAFFIC, load_world, log_arrays, rows_after, truth_of
 from triton_models.errors import BenchmarkError
 from triton_models.files import write_json
@@ -52,8 +53,14 @@ def scalarizations() -> FloatArray:
     return np.stack([1.0 - alpha_P, alpha_P], axis=1)
 
 
-def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
-    """The figures of a cell, computed unless they lie there."""
+def run_cell(cell: Cell, folder: Path, *, obp_python: Path | None = None) -> dict[str, Any]:
+    """The figures of a cell, computed unless they lie there.
+
+    Args:
+        cell: what to run.
+        folder: where cells and truths are kept.
+        obp_python: an interpreter that has ``sb-obp``, for its learners.
+    """
     file = cell.file(folder)
     if file.exists():
         return read_cell(file)
@@ -66,10 +73,11 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         requests=requests,
         scalarization_PM=scalarizations(),
         seed=cell.seed,
+        obp_python=obp_python,
     )
-    began, began_cpu = time.monotonic(), time.process_time()
+    began, began_cpu = time.monotonic(), _cpu_s()
     outcome = contestant(cell.learner)(task)
-    seconds, cpu_s = time.monotonic() - began, time.process_time() - began_cpu
+    seconds, cpu_s = time.monotonic() - began, _cpu_s() - began_cpu
     captured_P = captured(truth, outcome.chosen_nP)
     figures = {
         "feed": cell.feed,
@@ -87,6 +95,11 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, figures)
     return figures
+
+
+def _cpu_s() -> float:
+    """Of this process and of the children that it waited for."""
+    return sum(os.times()[:4])
 
 
 def read_cell(file: Path) -> dict[str, Any]:
