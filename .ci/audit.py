@@ -1,8 +1,9 @@
 """``make audit``: known vulnerabilities in the pinned dependencies (constraints.txt), by pip-audit.
 
 Exit 0: audited and clean, or NOT AUDITED because no vulnerability database could be reached, which is said in
-one line that cannot be missed. Exit 1: a vulnerability that ``.ci/audit-ignore.toml`` does not list with a
-reason and a date until which the reason holds. Exit 2: the ignore file is malformed.
+one line that cannot be missed (exit 1 with ``--must``, for a release). Exit 1: a vulnerability that
+``.ci/audit-ignore.toml`` does not list with a reason and a date until which the reason holds. Exit 2: the
+ignore file is malformed.
 
 PyPI's own database is asked first, then OSV (``--osv-url`` for a mirror).
 """
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ignored", type=Path, default=IGNORED)
     parser.add_argument("--services", nargs="+", default=["pypi", "osv"], choices=["pypi", "osv"])
     parser.add_argument("--osv-url")
+    parser.add_argument("--must", action="store_true", help="fail where no database can be reached")
     options = parser.parse_args(arguments)
     try:
         ignored = read_ignored(options.ignored)
@@ -120,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(
         f"audit: NOT AUDITED, no vulnerability database could be reached: {'; '.join(reasons)}\n"
     )
-    return 0
+    return 1 if options.must else 0
 
 
 def _tell(verdict: Verdict, service: str) -> int:

@@ -146,9 +146,13 @@ LATENCY = (
         steps=(("yellow", 0.01), ("red", 0.05)),
     ),
     Panel(
-        title="Late calls",
-        text="Ended after nobody waited for them any more.",
-        queries=((_sum("upstream, outcome", _rate("puts_late_answers_total")), "{{upstream}} {{outcome}}"),),
+        title="Late calls and second tries",
+        text="Ended after nobody waited for them any more; and rankings asked of another server because the "
+        "first could not be reached.",
+        queries=(
+            (_sum("upstream, outcome", _rate("puts_late_answers_total")), "{{upstream}} late, {{outcome}}"),
+            (_sum("", _rate("puts_ranker_retries_total")), "ranker asked again"),
+        ),
         unit="cps",
         width=16,
     ),
@@ -246,10 +250,12 @@ POLICY = (
     ),
     Panel(
         title="Changes and roll-backs",
-        text="Changes made through a sidecar, and those that a guardrail undid.",
+        text="Changes made through a sidecar, those that a guardrail undid, and polls that found the store "
+        "not usable.",
         queries=(
             (_sum("kind", _rate("puts_policy_changes_total")), "{{kind}}"),
             (_sum("", _rate("puts_guardrail_rollbacks_total")), "undone by a guardrail"),
+            (_sum("", _rate("puts_policy_store_errors_total")), "polls that failed"),
         ),
         unit="cps",
         width=10,
@@ -300,14 +306,20 @@ DECISION_LOG = (
     ),
     Panel(
         title="Decisions written",
-        text="To the spool.",
-        queries=((_sum("", _rate("puts_decision_log_written_total")), "written"),),
+        text="To the spool; and those of dead processes that became segments.",
+        queries=(
+            (_sum("", _rate("puts_decision_log_written_total")), "written"),
+            (_sum("", _rate("puts_decision_log_recovered_rows_total")), "recovered"),
+        ),
         unit="cps",
     ),
     Panel(
         title="Queue",
-        text="Decisions in memory.",
-        queries=((_sum("", _of("puts_decision_log_queue_records")), "records"),),
+        text="Decisions in memory, and ended spool files that wait for the storage.",
+        queries=(
+            (_sum("", _of("puts_decision_log_queue_records")), "records"),
+            (_sum("", _of("puts_decision_log_spool_files_waiting")), "files"),
+        ),
     ),
     Panel(
         title="Since the last write",
@@ -326,9 +338,12 @@ DECISION_LOG = (
         width=4,
     ),
     Panel(
-        title="Spool",
-        text="Not a segment yet. It grows while the storage does not answer.",
-        queries=((f"max({_of('puts_decision_log_spool_bytes')})", "spool"),),
+        title="Spool and memory",
+        text="Not a segment yet. The spool grows while the storage does not answer.",
+        queries=(
+            (f"max({_of('puts_decision_log_spool_bytes')})", "spool"),
+            (_sum("", _of("puts_decision_log_queue_bytes")), "memory"),
+        ),
         unit="bytes",
     ),
     Panel(
@@ -339,6 +354,12 @@ DECISION_LOG = (
             (_sum("", _rate("puts_decision_log_storage_failures_total")), "refused"),
         ),
         unit="cps",
+    ),
+    Panel(
+        title="Segments' bytes",
+        text="What the log adds to the storage.",
+        queries=((_sum("", _rate("puts_decision_log_segment_bytes_total")), "written"),),
+        unit="Bps",
     ),
 )
 

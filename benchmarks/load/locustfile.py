@@ -19,7 +19,7 @@ from locust import FastHttpUser, constant, events, task
 
 from benchmarks.load.checks import check_ranking, check_weights
 from benchmarks.load.samples import Samples, summarize
-from benchmarks.load.traffic import Prepared, read_traffic
+from benchmarks.load.traffic import Prepared, numbered, read_traffic
 from triton_models.files import write_json
 from triton_models.surface import Surface
 
@@ -29,7 +29,7 @@ TRAFFIC = read_traffic(Path(PLAN["traffic"]))
 WARM_UP_S = float(PLAN["warm_up_s"])
 
 samples = Samples()
-turns = itertools.count()
+turns, sent = itertools.count(), itertools.count()
 started = {"s": time.perf_counter()}
 
 
@@ -90,9 +90,9 @@ class Caller(FastHttpUser):
     ) -> float | None:
         """Send and check; milliseconds, or None if the answer is wrong."""
         headers = {"content-type": "application/json"}
-        begin_s = time.perf_counter()
         # Locust's annotation leaves bytes out; geventhttpclient takes them as they are.
-        data: Any = body
+        data: Any = numbered(body, next(sent))
+        begin_s = time.perf_counter()
         with self.client.post(path, data=data, name=name, headers=headers, catch_response=True) as response:
             took_ms = (time.perf_counter() - begin_s) * 1000.0
             answer, problem = self._judge(response, prepared, control)

@@ -49,13 +49,16 @@ class Phase:
     bare: bool = False
     """The target answers items and scores only."""
     unique: bool = False
-    """Put the number of the request before its id, so that no two are the same."""
+    """Put the number of the request before its id, so that no two are the same: needed wherever requests are
+    told apart afterwards, or explore. Without it equal phases send equal bytes."""
     retries: int = 0
     """How often a caller asks again when its connection or the proxy's broke, as a gateway would; counted."""
 
     def __post_init__(self) -> None:
         if (self.rate_per_s is None) == (self.in_flight is None):
             raise BenchmarkError(f"{self.name}: say rate_per_s (open loop) or in_flight (closed loop)")
+        if self.unique and self.binary:
+            raise BenchmarkError(f"{self.name}: ids of their own are for bodies in JSON")
         if not 0 < self.seconds <= 7200:
             raise BenchmarkError(f"{self.name}: seconds must lie in (0, 7200], got {self.seconds:g}")
         if self.rate_per_s is not None and not 0 < self.rate_per_s <= MAX_RATE_PER_S:

@@ -30,7 +30,7 @@ from locust.exception import StopUser
 from benchmarks.load.checks import check_items, check_ranking
 from benchmarks.load.plan import MAX_IN_FLIGHT, Phase, Plan, arrival_offsets
 from benchmarks.load.records import NO_ANSWER, Recorder
-from benchmarks.load.traffic import Prepared, as_tensors, read_traffic
+from benchmarks.load.traffic import Prepared, as_tensors, numbered, read_traffic
 from triton_models.files import write_json
 from triton_models.surface import Surface
 
@@ -51,7 +51,6 @@ start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
 
 recorder = Recorder()
 sequence = count()
-REQUEST_ID = b'"request_id":"'
 began = {"s": 0.0}
 
 
@@ -173,7 +172,7 @@ class Conductor(FastHttpUser):
             headers |= {"content-type": "application/octet-stream", LENGTH_HEADER: str(length)}
         counted = next(sequence)
         if phase.unique:
-            data = data.replace(REQUEST_ID, b"%s%d-" % (REQUEST_ID, counted), 1)
+            data = numbered(data, counted)
         retries = 0
         while True:
             sent_s = clock()

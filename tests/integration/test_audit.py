@@ -61,7 +61,7 @@ def database() -> Iterator[str]:
     server.server_close()
 
 
-def run(tmp_path: Path, url: str, pins: str, ignored: str = "") -> int:
+def run(tmp_path: Path, url: str, pins: str, ignored: str = "", *more: str) -> int:
     (tmp_path / "constraints.txt").write_text(pins)
     (tmp_path / "ignored.toml").write_text(ignored)
     options = [
@@ -70,7 +70,7 @@ def run(tmp_path: Path, url: str, pins: str, ignored: str = "") -> int:
         "--ignored",
         str(tmp_path / "ignored.toml"),
     ]
-    code: int = audit.main([*options, "--services", "osv", "--osv-url", url])
+    code: int = audit.main([*options, "--services", "osv", "--osv-url", url, *more])
     return code
 
 
@@ -96,6 +96,7 @@ def test_without_a_network_it_says_not_audited(tmp_path: Path, capsys: pytest.Ca
         nobody.bind(("127.0.0.1", 0))  # bound, and nobody listens
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1/query"
         assert run(tmp_path, url, "sound==1.0\n") == 0
+        assert run(tmp_path, url, "sound==1.0\n", "", "--must") == 1
     assert "NOT AUDITED" in capsys.readouterr().out
 
 

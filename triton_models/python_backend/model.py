@@ -69,7 +69,8 @@ class TritonPythonModel:
             arrays = self._read(request)
             problem = self._problem(arrays)
             if problem is not None:
-                answers[position] = self._error(problem)
+                # The request is wrong, not the server: a caller must not take it for a fault of ours.
+                answers[position] = self._error(problem, pb_utils.TritonError.INVALID_ARG)
                 continue
             # Only equal shapes behind the batch dimension can be joined.
             key = tuple(arrays[name].shape[1:] for name in self.inputs)
@@ -111,5 +112,6 @@ class TritonPythonModel:
             answers[position] = pb_utils.InferenceResponse(output_tensors=tensors)
             start = end
 
-    def _error(self, message: str) -> Any:
-        return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message))
+    def _error(self, message: str, code: int | None = None) -> Any:
+        error = pb_utils.TritonError(message, code or pb_utils.TritonError.INTERNAL)
+        return pb_utils.InferenceResponse(output_tensors=[], error=error)

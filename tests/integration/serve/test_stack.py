@@ -228,7 +228,6 @@ def test_decisions_of_a_killed_replica_are_in_the_log(stack: Stack) -> None:
     while not set(names) <= set(logged_ids(folder)):
         assert time.monotonic() < deadline, stack.log.read_text()[-3000:]
         time.sleep(0.2)
-    # Locust's requests, which are in the log, too, repeat their ids.
     rows = {row["request_id"]: row for row in read_log(folder).to_pylist()}
     assert [name for name in logged_ids(folder) if name in names] == sorted(names)
     row = rows["logged-3"]

@@ -159,6 +159,18 @@ def test_protocol_says_where_the_model_comes_from(client: Any, surface: Surface,
         assert told == {spec.name: (spec.datatype, spec.shape) for spec in specs}
 
 
+@pytest.mark.parametrize(("model", "status"), [("checked", "INVALID_ARGUMENT"), ("unchecked", "INTERNAL")])
+def test_a_request_that_breaks_a_rule_is_told_from_a_server_that_fails(
+    client: Any, model: str, status: str
+) -> None:
+    from tritonclient.utils import InferenceServerException
+
+    wrong = {"x": np.ones((1, 1), dtype=np.float32), "code": np.array([[9]], dtype=np.int64)}
+    with pytest.raises(InferenceServerException) as caught:
+        infer(client, model, wrong)
+    assert caught.value.status() == f"StatusCode.{status}"
+
+
 @pytest.mark.parametrize("model", ["checked", "unchecked"])
 def test_lengths_mix_and_a_failing_run_costs_only_its_request(client: Any, model: str) -> None:
     """``y = TABLE[code] · x``; x of lengths 1..3 in one dynamic batch, code 9 does not exist."""

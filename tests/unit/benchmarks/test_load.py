@@ -9,8 +9,10 @@ import pytest
 from benchmarks.commands.locust import check_host
 from benchmarks.load.checks import check_ranking, check_weights
 from benchmarks.load.samples import Samples, difference, summarize
-from benchmarks.load.traffic import Mix, as_tensors, prepare, request_bodies
+from benchmarks.load.traffic import Mix, as_tensors, numbered, prepare, request_bodies
+from serve.policy import CompiledPolicy
 from tests.support.surfaces import small_surface
+from tests.unit.serve.test_policy import policy
 from triton_models.errors import BenchmarkError
 
 SURFACE = small_surface()
@@ -68,6 +70,25 @@ def test_wrong_answers(changes: dict[str, Any], control: bool, word: str) -> Non
     problem = check_ranking(answer(**changes), SURFACE, PREPARED, control=control)
     assert problem is not None
     assert word in problem
+
+
+def test_a_body_that_is_sent_again_has_an_id_of_its_own_and_draws_anew() -> None:
+    line = b'{"request_id":"r1","user_id":"u","state":{},"candidates":[5],"k":1}'
+    forms = prepare(line)
+    for form in (forms.rank_on, forms.rank_off, forms.weights):
+        first, second = (orjson.loads(numbered(form, n)) for n in (1, 2))
+        assert (first["request_id"], second["request_id"]) == ("1-r1", "2-r1")
+        assert {**first, "request_id": "r1"} == orjson.loads(form)
+    exploring = CompiledPolicy(SURFACE, policy(exploration={"share": 0.0125}))
+
+    def explored(ids: list[str]) -> int:
+        return sum(exploring.wants_exploration(request_id=i, user_id=None, placement=None) for i in ids)
+
+    # 40 bodies sent 500 times each: 250 draws of 20,000 are expected, 16 of them one standard deviation.
+    bodies = [orjson.dumps({"request_id": f"q{n}"}) for n in range(40)]
+    sent = [numbered(bodies[n % 40], n) for n in range(20_000)]
+    assert abs(explored([orjson.loads(b)["request_id"] for b in sent]) - 250) < 5 * 16
+    assert explored([f"q{n % 40}" for n in range(20_000)]) % 500 == 0  # all or nothing of each body
 
 
 def test_prepared_forms() -> None:

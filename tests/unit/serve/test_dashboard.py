@@ -52,6 +52,16 @@ def test_the_check_of_queries_finds_what_is_wrong() -> None:
         what_is_wrong("sum(a", known)
 
 
+def test_every_metric_of_the_sidecar_is_on_the_dashboard() -> None:
+    metrics = Metrics(small_surface())
+    DecisionLogMetrics(metrics.registry)
+    names = {
+        family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry.collect()
+    }
+    asked = " ".join(promql for _, promql in queries())
+    assert {name for name in names if name not in asked} == set(), "give it a panel in serve/dashboard.py"
+
+
 def test_queries_name_metrics_of_the_sidecar() -> None:
     metrics = Metrics(small_surface())
     metrics.count_request("rank", 200)

@@ -43,13 +43,23 @@ class Request:
         return list(self.outputs)
 
 
+class Error(str):
+    INTERNAL, INVALID_ARG = 1, 3
+    code: int
+
+    def __new__(cls, message: str, code: int) -> Error:
+        made = super().__new__(cls, message)
+        made.code = code
+        return made
+
+
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     fake = types.ModuleType("triton_python_backend_utils")
     fake.__dict__.update(
         Tensor=Tensor,
         InferenceResponse=Response,
-        TritonError=str,
+        TritonError=Error,
         TritonModelException=RuntimeError,
         get_input_tensor_by_name=lambda request, name: Tensor(name, request.arrays[name]),
     )
@@ -121,6 +131,7 @@ def test_a_request_that_breaks_the_joint_run_fails_alone(module: Any, tmp_path: 
     answers = model.execute([request([1], 0), request([1], 9), request([2], 1)])
     assert [answer.error is None for answer in answers] == [True, False, True]
     assert "ONNX Runtime" in answers[1].error
+    assert answers[1].error.code == Error.INTERNAL
     assert answers[2].output_tensors[0].value.tolist() == [[20.0]]
 
 
@@ -129,6 +140,7 @@ def test_a_bad_request_is_told_by_its_rule(module: Any, tmp_path: Path) -> None:
     answers = model.execute([request([1], 0), request([float("nan")], 0), request([1], -1)])
     assert answers[0].error is None
     assert answers[1].error == "x: holds NaN or infinity"
+    assert answers[1].error.code == answers[2].error.code == Error.INVALID_ARG
     assert answers[2].error == "code: codes must lie in 0..3"
     assert model.execute([]) == []
 
