@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from triton_models.frontier import Frontier, load_frontier
 WINDOW_S = DELAY_S + 10.0
 """Attribution window: every simulated engagement is inside it."""
 SEGMENT_S = 5.0
+NETWORK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class Loop:
             joined = self._learn(materials, explored)
             self._roll_out(materials, stack)
             frontier = load_frontier(self.run_folder)
+            self._await_network(stack, frontier.run.run_id)
             label = s.operating_point or default_operating_point(frontier)
             scalarization = frontier.candidate(label).scalarization
             self._apply_test(stack, label, tuple(scalarization), frontier)
@@ -204,6 +207,22 @@ class Loop:
         run_door("export: beside the network that is served", export, self.console)
         roll = ["triton_models", "rollout", str(stack.details["triton"]), "--repository", repository]
         run_door("rollout: into the running Triton", roll, self.console)
+
+    def _await_network(self, stack: Stack, run_id: str) -> None:
+        """Until the sidecar has read whose network it asks now: the decisions say so, and it looks at times.
+
+        Raises:
+            BenchmarkError: it has not, long after it should.
+        """
+        deadline = time.monotonic() + NETWORK_TIMEOUT_S
+        while True:
+            with urllib.request.urlopen(f"{stack.address}/readyz", timeout=30.0) as response:
+                servers = json.loads(response.read())["value_network"]
+            if all(server.get("run_id") == run_id for server in servers):
+                return
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"the sidecar does not see run {run_id} after the roll-out: {servers}")
+            time.sleep(0.2)
 
     def _apply_test(
         self, stack: Stack, label: str, scalarization: tuple[float, ...], frontier: Frontier
