@@ -154,7 +154,15 @@ LATENCY = (
             (_sum("", _rate("puts_ranker_retries_total")), "ranker asked again"),
         ),
         unit="cps",
-        width=16,
+    ),
+    Panel(
+        title="Calls to the value network",
+        text="Requests that wait for a ranker anyway share a call: more requests than calls, and less work.",
+        queries=(
+            (_sum("", _rate("puts_value_network_rows_total")), "requests"),
+            (_sum("", _rate("puts_value_network_calls_total")), "calls"),
+        ),
+        unit="cps",
     ),
 )
 
@@ -250,11 +258,12 @@ POLICY = (
     ),
     Panel(
         title="Changes and roll-backs",
-        text="Changes made through a sidecar, those that a guardrail undid, and polls that found the store "
-        "not usable.",
+        text="Changes made through a sidecar, those that a guardrail undid, switches to static weights "
+        "because of drift, and polls that found the store not usable.",
         queries=(
             (_sum("kind", _rate("puts_policy_changes_total")), "{{kind}}"),
             (_sum("", _rate("puts_guardrail_rollbacks_total")), "undone by a guardrail"),
+            (_sum("", _rate("puts_drift_switches_total")), "static weights because of drift"),
             (_sum("", _rate("puts_policy_store_errors_total")), "polls that failed"),
         ),
         unit="cps",

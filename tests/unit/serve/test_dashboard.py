@@ -55,6 +55,7 @@ def test_the_check_of_queries_finds_what_is_wrong() -> None:
 def test_every_metric_of_the_sidecar_is_on_the_dashboard() -> None:
     metrics = Metrics(small_surface())
     DecisionLogMetrics(metrics.registry)
+    DriftMetrics(metrics.registry)
     names = {
         family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry.collect()
     }
