@@ -12,7 +12,7 @@ import torch
 
 from ray_train.epochs import Progress
 from ray_train.ingest import Arrays
-from ray_train.objective import batch_loss, learning_rate_factor, optimizer_for, prior_loss, row_losses
+from ray_train.objective import batch_loss, learning_rate_factor, optimizer_for, row_losses
 from ray_train.settings import FitSettings
 from ray_train.shards import shuffled_batches
 from triton_models.network import ValueNetwork
@@ -51,7 +51,7 @@ def fit_arrays(
             user = torch.from_numpy(batch["user"])
             loss = batch_loss(logits, torch.from_numpy(batch["rewards"]), user, settings.loss)
             optimizer.zero_grad(set_to_none=True)
-            (loss + prior_loss(network, len(rows["action"]))).backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
             optimizer.step()
             progress.step += 1

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triton_models.committee import STATIC_SPREAD, CommitteeHead
+from triton_models.committee import CommitteeHead
 from triton_models.network import ValueNetwork
 
 
@@ -36,16 +36,6 @@ def batch_loss(logits_EBM: Tensor, rewards_BM: Tensor, user_B: Tensor, loss: str
         return loss_EB.mean()
     seen_EB = user_B % members != torch.arange(members, device=user_B.device).unsqueeze(1)
     return ((loss_EB * seen_EB).sum(dim=1) / seen_EB.sum(dim=1).clamp(min=1)).sum()
-
-
-def prior_loss(network: ValueNetwork, rows: int) -> Tensor | float:
-    """``Σ_e ‖static_e‖² / (2 τ² n)``: a committee's free contrasts are N(0, τ²) about its smooth ones.
-
-    Weighed against a mean loss over ``rows``: where an action has few rows, its smooth neighbours decide.
-    """
-    if not isinstance(network.head, CommitteeHead):
-        return 0.0
-    return network.head.static_EAM.square().sum() / (2.0 * STATIC_SPREAD**2 * max(rows, 1))
 
 
 def optimizer_for(network: ValueNetwork, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:

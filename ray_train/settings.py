@@ -16,8 +16,8 @@ class FitSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    learner: LearnerName = "paper"
-    """Which of :data:`ray_train.learners.LEARNERS`; the defaults of training below are the paper's."""
+    learner: LearnerName = "committee"
+    """Which of :data:`ray_train.learners.LEARNERS`; the defaults of training below are this one's."""
     train_days: Positive = 14.0
     """Length of the training window, which ends where the hold-out starts."""
     holdout_days: Positive = 7.0
@@ -29,17 +29,17 @@ class FitSettings(BaseModel):
     max_bad_share: Share = 0.01
     """Stop if more of the rows are bad."""
 
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
-    batch_size: Annotated[int, Field(ge=2)] = 2048
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 6
+    batch_size: Annotated[int, Field(ge=2)] = 1024
     """Rows per step over all workers."""
     learning_rate: Positive = 8e-3
     """Peak of the schedule: linear warm-up, then half a cosine down to zero."""
     warmup_share: Share = 0.1
     """Share of all steps in the warm-up."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    gradient_clip: Positive = 1.0
-    """Largest norm of the gradient."""
-    loss: Literal["mse", "bce"] = "mse"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.3
+    gradient_clip: Positive = 1e3
+    """Largest norm of the gradient; out of the way, since Adam's step does not depend on its size."""
+    loss: Literal["mse", "bce"] = "bce"
     """``mse`` is Eq. 8, Σ_m (Q_m - r_m)²; ``bce`` the cross-entropy summed over the objectives."""
     seed: Annotated[int, Field(ge=0)] = 0
 

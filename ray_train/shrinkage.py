@@ -4,10 +4,11 @@ With the level l(s), the average contrast c̄(a) and the personal contrast d(s, 
 :mod:`triton_models.committee`, on rows that were not trained on::
 
     γ̂_m = argmax_γ  Σ_i log-likelihood of r_im under  σ(β_0 + β_1 (l_im + c̄_im) + γ d_im)
-    γ_m  = γ̂_m (1 - min(1, (se_m / γ̂_m)²))   clipped to [0, largest]
+    γ_m  = g_m (1 - min(1, (se_m / g_m)²))   with g_m = γ̂_m clipped to [0, 1]
 
 a calibration slope, then the positive-part James-Stein factor of one coefficient: γ goes to zero, and the
-answer to the static contrasts, where the slope cannot be told from zero.
+answer to the static contrasts, where the slope cannot be told from zero. A slope above one is taken for
+one before, not after: contrasts that are small against their error often have a large slope by chance.
 
 Shape legend: n rows, A actions, M objectives.
 """
@@ -92,8 +93,9 @@ def calibration_slopes(
         for m in range(static_nM.shape[1])
     ]
     slope_M, error_M = np.array(found).T
-    share_M = np.divide(error_M, slope_M, out=np.full_like(slope_M, np.inf), where=slope_M > 0)
-    shrunk_M = np.clip(slope_M * (1.0 - np.minimum(1.0, share_M**2)), 0.0, LARGEST)
+    bounded_M = np.clip(slope_M, 0.0, LARGEST)
+    share_M = np.divide(error_M, bounded_M, out=np.full_like(slope_M, np.inf), where=bounded_M > 0)
+    shrunk_M = bounded_M * (1.0 - np.minimum(1.0, share_M**2))
     return Slopes(slope_M=slope_M, error_M=error_M, shrunk_M=shrunk_M)
 
 

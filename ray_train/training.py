@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from ray_train.epochs import Progress, serialize
 from ray_train.ingest import Arrays
-from ray_train.objective import batch_loss, learning_rate_factor, optimizer_for, prior_loss, row_losses
+from ray_train.objective import batch_loss, learning_rate_factor, optimizer_for, row_losses
 from ray_train.settings import FitSettings
 from ray_train.shards import POOL_ROWS, read_all, read_blocks, shuffled_batches
 from ray_train.telling import tell
@@ -224,8 +224,7 @@ class _Worker:
             logits = self.module(state, action)
         loss = batch_loss(logits.float(), rewards, self._tensor(batch["user"]), settings.loss)
         self.optimizer.zero_grad(set_to_none=True)
-        prior = prior_loss(self.network, self.rows * self.world)
-        self.scaler.scale(loss + prior).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient_clip)
         self.scaler.step(self.optimizer)

@@ -1,129 +1,124 @@
 """Several small networks over plain features, averaged in log-odds: variance is the enemy of small effects.
 
-For the features x(s) (:mod:`triton_models.plain_encoder`) and the warped weights c(a) of an action, every
-member e answers ::
+Every member e looks at the features x(s) (:mod:`triton_models.plain_encoder`) through a few linear
+combinations, ``n_e = N_e x`` for the level and ``n'_e`` for the effect, since what users want varies in few
+directions. Then it answers both apart, because the level needs all there is to know about a request and
+the effect as little as will do ::
 
-    z_em(s, a) = o_em · relu(B_e relu(S_e(x(s)) + A_e c(a))) + static_em(a) ,     z = mean_e z_e
+    η_em(s, a) = level_em(n_e) + o_em · relu(B_e relu(S_e θ_e(n'_e) + A_e c(a))) + φ(a) · static_em
 
-``static`` is one free number per action, held near zero by a prior (:func:`ray_train.objective.prior_loss`):
-what an action does for everybody needs no state, but no log is long enough to learn it action by action. The
-rest is a smooth function of the weights; c stretches the low end of every weight, where a step
-changes the ranking most: ``c(w) = log(w + 0.1)`` of the min-max normalised weight, scaled to [-1, 1].
+The effect is one smooth surface over the warped weights c(a) that moves with the T numbers θ of the request.
+Three things carry it, each chosen by measurement (``benchmarks/RESULTS.md``):
+
+* T is small, so that what is learned about one weight is learned about all of them;
+* η is the logarithm of a rate: rewards are clipped counts (Eq. 3), and of a count with rate ``exp η`` the
+  chance of at least one is ``1 - exp(-exp η)``. What weights do to the rate depends less on the session
+  than what they do to the chance (:func:`as_logits`);
+* for the effect the history is told softly, :data:`HISTORY_SHARE` of its standardised size: how somebody
+  responds to weights is mostly theirs, and weight decay makes the history earn its say.
+
+``static`` is what an action does for everybody, in smooth functions φ of the grid
+(:func:`triton_models.members.smooth_basis`), and free of weight decay: it needs no state.
 
 Members are trained without their share of the users (:mod:`ray_train.training`), so their spread is a
 delete-a-group jackknife: :meth:`CommitteeHead.contrast_error`.
 
-Shrinkage, set after training (:mod:`ray_train.shrinkage`): with the level ``l_m(s) = mean_a z_m(s, a)`` and
-the average contrast ``c̄_m(a) = mean_s (z_m(s, a) - l_m(s))``, the answer is ::
+Shrinkage, set after training (:mod:`ray_train.shrinkage`): with ``z = mean_e as_logits(η_e)``, the level
+``l_m(s) = mean_a z_m(s, a)`` and the average contrast ``c̄_m(a) = mean_s (z_m(s, a) - l_m(s))``, the
+answer is ::
 
     logit Q_m(s, a) = l_m(s) + c̄_m(a) + γ_m (z_m(s, a) - l_m(s) - c̄_m(a))
 
 γ = 1 is the committee itself, γ = 0 the static contrast for everybody.
 
-Shape legend: E members, B batch, A actions, M objectives, W controlled weights, D features, S state width,
-H backbone width.
+Shape legend: E members, B batch, A actions, M objectives, W controlled weights, D features, K basis
+functions, N narrow width, T state width, H backbone width.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from triton_models.members import MemberLayers, MemberLinear, smooth_basis, warped
 from triton_models.network_config import NetworkConfig
+from triton_models.plain_encoder import PlainEncoder
 from triton_models.surface import Surface
 
-WARP = 0.1
-STATIC_SPREAD = 0.05
-"""Prior standard deviation τ, in log-odds, of an action's free contrast about the smooth one."""
+NARROW = 16
+"""Linear combinations of the features that a member's level sees, and as many for its effect."""
+HISTORY_SHARE = 0.25
+LOWEST, HIGHEST = -9.0, 2.0
+"""Bounds of a log rate: chances from 0.0001 to 0.9994; what lies beyond is of no use for a choice."""
 
 
-def warped(action_BW: Tensor) -> Tensor:
-    """Min-max normalised weights → coordinates in [-1, 1] that are finer where weights are small."""
-    low, high = math.log(WARP), math.log(1.0 + WARP)
-    return 2.0 * (torch.log(action_BW.clamp(min=0.0) + WARP) - low) / (high - low) - 1.0
-
-
-class MemberLinear(nn.Module):
-    """One linear layer for each member: [E, B, in] → [E, B, out]."""
-
-    def __init__(self, members: int, width_in: int, width_out: int, *, bias: bool = True) -> None:
-        super().__init__()
-        bound = 1.0 / math.sqrt(width_in)
-        self.weight = nn.Parameter(torch.empty(members, width_in, width_out).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(members, 1, width_out).uniform_(-bound, bound)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        out = torch.matmul(x, self.weight)
-        return out if self.bias is None else out + self.bias
+def as_logits(eta: Tensor) -> Tensor:
+    """Log rate of a count → log-odds of at least one: ``log(exp(exp η) - 1)``, element by element."""
+    rate = torch.exp(eta.clamp(LOWEST, HIGHEST))
+    return rate + torch.log(1.0 - torch.exp(-rate))
 
 
 class CommitteeHead(nn.Module):
     """The members, and how their answers are put together."""
 
     coordinates_AW: Tensor
+    basis_AK: Tensor
+    heard_D2: Tensor
     average_AM: Tensor
     personal_M: Tensor
 
-    def __init__(self, surface: Surface, config: NetworkConfig, inputs: int) -> None:
+    def __init__(self, surface: Surface, config: NetworkConfig, encoder: PlainEncoder) -> None:
         super().__init__()
-        members, width, state = config.members, config.backbone_width, config.state_width
+        members, width, blocks = config.members, config.backbone_width, config.backbone_blocks
+        objectives, state = len(surface.objectives), config.state_width
         self.points = [weight.points for weight in surface.controlled]
-        self.shape = (surface.num_actions, len(surface.objectives))
-        self.norm = nn.BatchNorm1d(inputs, affine=False)
-        self.wide = MemberLinear(members, inputs, width)
-        self.state = MemberLinear(members, width, state)
-        self.first = MemberLinear(members, state, width)
-        self.action = MemberLinear(members, len(surface.controlled), width, bias=False)
-        self.rest = nn.ModuleList(
-            MemberLinear(members, width, width) for _ in range(config.backbone_blocks - 1)
-        )
-        self.out = MemberLinear(members, width, self.shape[1])
-        self.static_EAM = nn.Parameter(torch.zeros(members, *self.shape))
-        nn.init.zeros_(self.out.weight)
+        self.shape = (surface.num_actions, objectives)
         grid = torch.from_numpy(surface.normalized_actions).to(torch.float32)
         self.register_buffer("coordinates_AW", warped(grid), persistent=False)
+        basis_AK = smooth_basis(self.coordinates_AW, self.points)
+        self.register_buffer("basis_AK", basis_AK, persistent=False)
+        self.register_buffer("heard_D2", _heard(encoder), persistent=False)
+        self.norm = nn.BatchNorm1d(encoder.width, affine=False)
+        self.narrow = MemberLinear(members, encoder.width, 2 * NARROW)
+        self.level = MemberLayers(members, (NARROW, width, objectives), 1)
+        self.state = MemberLayers(members, (NARROW, width, state), blocks, zero=False)
+        self.first = MemberLinear(members, state, width)
+        self.action = MemberLinear(members, len(surface.controlled), width, bias=False)
+        self.rest = MemberLayers(members, (width, width, objectives), blocks - 1)
+        self.static_EKM = nn.Parameter(torch.zeros(members, self.basis_AK.shape[1], objectives))
         self.register_buffer("average_AM", torch.zeros(self.shape))
-        self.register_buffer("personal_M", torch.ones(self.shape[1]))
+        self.register_buffer("personal_M", torch.ones(objectives))
 
     # ---------------------------------------------------------------------------------- the members
 
-    def _states(self, state_BD: Tensor) -> Tensor:
-        x = functional.relu(self.wide(self.norm(state_BD).unsqueeze(0)))
-        out: Tensor = self.first(functional.relu(self.state(x)))
-        return out
-
-    def _after(self, x: Tensor) -> Tensor:
-        x = functional.relu(x)
-        for layer in self.rest:
-            x = functional.relu(layer(x))
-        out: Tensor = self.out(x)
-        return out
+    def _parts(self, state_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Level [E, B, M] and the state's half of the effect's first layer [E, B, H]."""
+        n_EBN = self.narrow(self.norm(state_BD), self.heard_D2)
+        return self.level(n_EBN[..., :NARROW]), self.first(self.state(n_EBN[..., NARROW:]))
 
     def member_logits(self, state_BD: Tensor, action_BW: Tensor) -> Tensor:
         """Every member's logits of one action per request, [E, B, M]; not shrunk."""
-        coordinates_1BW = warped(action_BW).unsqueeze(0)
-        z_EBM = self._after(self._states(state_BD) + self.action(coordinates_1BW))
-        static_EBM = torch.einsum("ba,eam->ebm", self._shares(action_BW), self.static_EAM)
-        return z_EBM + static_EBM
+        level_EBM, half_EBH = self._parts(state_BD)
+        effect_EBM = self.rest(functional.relu(half_EBH + self.action(warped(action_BW))))
+        static_EBM = torch.matmul(self._shares(action_BW) @ self.basis_AK, self.static_EKM)
+        return as_logits((level_EBM + effect_EBM + static_EBM).float())
 
     def member_action_logits(self, state_BD: Tensor) -> Tensor:
         """Every member's logits of every grid action, [E, B, A, M]; not shrunk."""
-        states_EB1H = self._states(state_BD).unsqueeze(2)
-        actions_E1AH = self.action(self.coordinates_AW.unsqueeze(0)).unsqueeze(1)
-        x = (states_EB1H + actions_E1AH).flatten(1, 2)
-        z = self._after(x).reshape(len(self.static_EAM), -1, *self.shape)
-        return z + self.static_EAM.unsqueeze(1)
+        level_EBM, half_EBH = self._parts(state_BD)
+        action_E1AH = self.action(self.coordinates_AW).unsqueeze(1)
+        x = functional.relu(half_EBH.unsqueeze(2) + action_E1AH).flatten(1, 2)
+        effect_EBAM = self.rest(x).reshape(len(x), -1, *self.shape)
+        static_E1AM = torch.matmul(self.basis_AK, self.static_EKM).unsqueeze(1)
+        return as_logits(level_EBM.unsqueeze(2) + effect_EBAM + static_E1AM)
 
     def contrast_error(self, state_BD: Tensor) -> Tensor:
         """Standard error of every action's contrast to the mean action, [B, A, M], in shrunk log-odds.
 
         Delete-a-group jackknife over the members (Kott, *J. Official Statistics* 2001): each was trained
-        without its group of users, so ``se² = (E - 1) / E · Σ_e (θ_e - θ̄)²``. Different starts of the
-        members add to it, so it errs on the careful side.
+        without its group of users, so ``se² = (E - 1) / E · Σ_e (θ_e - θ̄)²``. Different starts and inputs
+        of members add to it, so it errs on the careful side.
         """
         z_EBAM = self.member_action_logits(state_BD)
         contrast_EBAM = z_EBAM - z_EBAM.mean(dim=2, keepdim=True)
@@ -134,7 +129,7 @@ class CommitteeHead(nn.Module):
     # ----------------------------------------------------------------------------------- the answer
 
     def forward(self, state_BD: Tensor, action_BW: Tensor) -> Tensor:
-        """Logits of one action per request, [B, M]; between grid points the static part is interpolated."""
+        """Logits of one action per request, [B, M]; between grid points smooth parts are interpolated."""
         z_BM = self.member_logits(state_BD, action_BW).mean(dim=0)
         # Not shrunk, as in training: level and average need not be known. A graph takes no such turn.
         if not torch.compiler.is_exporting() and bool((self.personal_M == 1.0).all()):
@@ -162,12 +157,13 @@ class CommitteeHead(nn.Module):
         return shares
 
     def start_at(self, logits: Tensor) -> None:
-        """Begin with a constant answer: the base rates [M], or those of every action [A, M]."""
+        """Begin with a constant answer: the base rates [M], or the mean of those of every action [A, M]."""
+        bias = self.level.last.bias
+        if bias is None:
+            raise ValueError("the level's last layer has lost its bias")
         with torch.no_grad():
-            level_M = logits.reshape(-1, self.shape[1]).mean(dim=0)
-            if self.out.bias is not None:
-                self.out.bias.copy_(level_M.expand_as(self.out.bias))
-            self.static_EAM.copy_((logits - level_M).expand(self.shape).expand_as(self.static_EAM))
+            rate_M = functional.softplus(logits.reshape(-1, self.shape[1]).mean(dim=0))
+            bias.copy_(torch.log(rate_M).expand_as(bias))
 
     def undecayed(self) -> set[str]:
         """Names of parameters that weight decay must not pull to zero: biases and the static part."""
@@ -178,50 +174,55 @@ class CommitteeHead(nn.Module):
         return FoldedCommittee(self)
 
 
+def _heard(encoder: PlainEncoder) -> Tensor:
+    """The size at which features reach level and effect, [D, 2N]: see the module."""
+    heard_D2 = torch.ones(encoder.width, 2 * NARROW)
+    heard_D2[encoder.lasting :, NARROW:] = HISTORY_SHARE
+    return heard_D2
+
+
 class FoldedCommittee(nn.Module):
     """A :class:`CommitteeHead` in evaluation, for every grid action at once: [B, D] → logits [B, A, M].
 
-    Normalisation is part of the first layer, the action half of the backbone a constant, one row per
-    member and action; the mean over members is taken behind the last layer.
+    Normalisation is part of the first layer; the action half of the effect's first layer and the static
+    part are constants, one row per member and action.
     """
 
     action_E1AH: Tensor
-    static_AM: Tensor
+    static_E1AM: Tensor
     average_AM: Tensor
     personal_M: Tensor
 
     def __init__(self, head: CommitteeHead) -> None:
         super().__init__()
-        self.shape, self.members = head.shape, len(head.static_EAM)
-        self.wide = _normalised(head.norm, head.wide)
-        self.state, self.first, self.rest, self.out = head.state, head.first, head.rest, head.out
+        self.shape, self.members = head.shape, len(head.static_EKM)
+        self.narrow = _normalised(head.norm, head.narrow, head.heard_D2)
+        self.level, self.state, self.first, self.rest = head.level, head.state, head.first, head.rest
         with torch.no_grad():
-            actions = head.action(head.coordinates_AW.unsqueeze(0)).unsqueeze(1)
-            self.register_buffer("action_E1AH", actions)
-            # Level and bias belong to all members alike: only their means are needed.
-            self.register_buffer("static_AM", head.static_EAM.mean(dim=0))
+            self.register_buffer("action_E1AH", head.action(head.coordinates_AW).unsqueeze(1))
+            self.register_buffer("static_E1AM", torch.matmul(head.basis_AK, head.static_EKM).unsqueeze(1))
             self.register_buffer("average_AM", head.average_AM.clone())
             self.register_buffer("personal_M", head.personal_M.clone())
 
     @property
-    def last(self) -> MemberLinear:
-        """The layer that makes logits; may have a wider number format than the others."""
-        return self.out
+    def last(self) -> nn.Module:
+        """The layers that make log rates; may have a wider number format than the others."""
+        return nn.ModuleList([self.level.last, self.rest.last])
 
     def forward(self, state_BD: Tensor) -> Tensor:
         """Logits of every grid action."""
-        x = functional.relu(self.wide(state_BD.unsqueeze(0)))
-        states_EB1H = self.first(functional.relu(self.state(x))).unsqueeze(2)
-        x = functional.relu(states_EB1H + self.action_E1AH).flatten(1, 2)
-        for layer in self.rest:
-            x = functional.relu(layer(x))
-        z_BAM = self.out(x.to(self.out.weight.dtype)).mean(dim=0).reshape(-1, *self.shape) + self.static_AM
+        n_EBN = self.narrow(state_BD)
+        half_EB1H = self.first(self.state(n_EBN[..., NARROW:])).unsqueeze(2)
+        x = functional.relu(half_EB1H + self.action_E1AH).flatten(1, 2)
+        effect_EBAM = self.rest(x).reshape(self.members, -1, *self.shape)
+        level_EB1M = self.level(n_EBN[..., :NARROW]).unsqueeze(2)
+        z_BAM = as_logits(level_EB1M + (effect_EBAM + self.static_E1AM)).mean(dim=0)
         static_BAM = z_BAM.mean(dim=1, keepdim=True) + self.average_AM
         out: Tensor = static_BAM + self.personal_M * (z_BAM - static_BAM)
         return out
 
 
-def _normalised(norm: nn.BatchNorm1d, layer: MemberLinear) -> MemberLinear:
+def _normalised(norm: nn.BatchNorm1d, layer: MemberLinear, heard_D2: Tensor) -> MemberLinear:
     """``layer(norm(x))`` with the running statistics as one layer, computed in float64."""
     folded = MemberLinear(*layer.weight.shape).to(layer.weight.device)
     mean, variance = norm.running_mean, norm.running_var
@@ -229,7 +230,7 @@ def _normalised(norm: nn.BatchNorm1d, layer: MemberLinear) -> MemberLinear:
         raise ValueError("only a layer with bias behind running statistics can be folded")
     with torch.no_grad():
         scale_D = 1.0 / torch.sqrt(variance.double() + norm.eps)
-        weight = layer.weight.double() * scale_D[:, None]
+        weight = (layer.weight * heard_D2).double() * scale_D[:, None]
         folded.weight.copy_(weight)
         folded.bias.copy_(layer.bias.double() - (mean.double() @ weight).unsqueeze(1))
     return folded.eval()

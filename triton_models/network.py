@@ -40,7 +40,7 @@ class ValueNetwork(nn.Module):
         self.head: BackboneHead | GridHead | CommitteeHead
         if config.action_head == "committee":
             self.encoder = PlainEncoder(surface)
-            self.head = CommitteeHead(surface, config, self.encoder.width)
+            self.head = CommitteeHead(surface, config, self.encoder)
         else:
             self.encoder = StateEncoder(surface, config)
             self.head = ACTION_HEADS[config.action_head](surface, config)

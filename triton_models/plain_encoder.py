@@ -36,14 +36,6 @@ class PlainEncoder(nn.Module):
     def __init__(self, surface: Surface) -> None:
         super().__init__()
         state = surface.state
-        self.width = state.user_embedding
-        self.has_history = state.history is not None
-        if state.history is not None:
-            bands = len(BAND_EDGES_S)
-            self._keep("begin_G", torch.tensor(BAND_EDGES_S))
-            self._keep("end_G", torch.tensor((*BAND_EDGES_S[1:], float("inf"))))
-            self._keep("types_T", torch.arange(1, len(state.history.actions) + 1))
-            self.width += bands * (state.history.embedding + len(state.history.actions))
         # Code 0, unknown, is all zeros.
         pairs = [
             (f, code) for f, words in enumerate(state.context.values()) for code in range(1, len(words) + 1)
@@ -52,7 +44,16 @@ class PlainEncoder(nn.Module):
         if pairs:
             self._keep("field_D", torch.tensor([field for field, _ in pairs]))
             self._keep("words_D", torch.tensor([code for _, code in pairs]))
-            self.width += len(pairs)
+        self.lasting = state.user_embedding + len(pairs)
+        """Features before the history's: who asks, and where."""
+        self.width = self.lasting
+        self.has_history = state.history is not None
+        if state.history is not None:
+            bands = len(BAND_EDGES_S)
+            self._keep("begin_G", torch.tensor(BAND_EDGES_S))
+            self._keep("end_G", torch.tensor((*BAND_EDGES_S[1:], float("inf"))))
+            self._keep("types_T", torch.arange(1, len(state.history.actions) + 1))
+            self.width += bands * (state.history.embedding + len(state.history.actions))
 
     def _keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)

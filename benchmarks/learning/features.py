@@ -15,8 +15,8 @@ import torch
 
 from ray_train.in_process import state_of
 from ray_train.ingest import Arrays
-from triton_models.committee import warped
 from triton_models.errors import BenchmarkError
+from triton_models.members import warped
 from triton_models.plain_encoder import PlainEncoder
 from triton_models.surface import Surface
 

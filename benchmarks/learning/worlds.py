@@ -70,6 +70,17 @@ FEEDS = {
         settings=_BOARDS,
         summary="the same surface with the demonstration's behaviour: a gain of 3 to 5 %",
     ),
+    "shelves": Feed(
+        surface="shelves.yaml",
+        settings={
+            "candidates": 200,
+            "k": 22,
+            "users": 15_000,
+            "items": 45_000,
+            "behaviour": {"contrast_scale": 0.55, "bias": _shifted_bias(0.9), "session_length": 4.5},
+        },
+        summary="gains nearly as small as those of boards; methods were chosen on it",
+    ),
     "boards-null": Feed(
         surface="boards.yaml",
         settings={

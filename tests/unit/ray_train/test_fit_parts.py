@@ -21,7 +21,7 @@ from ray_train.commands import fit as fit_command
 from ray_train.epochs import Progress, serialize
 from ray_train.fit import FitRequest, _say_plan, _set_aside, _write_run, fit
 from ray_train.fit_plan import Plan, make_plan
-from ray_train.learners import COMMITTEE
+from ray_train.learners import COMMITTEE, DEFAULT_LEARNER
 from ray_train.learning_curve import learning_html
 from ray_train.objective import learning_rate_factor, row_losses
 from ray_train.planning import in_threads
@@ -158,10 +158,14 @@ def test_options_become_settings() -> None:
 
 def test_a_learner_brings_its_own_settings() -> None:
     settings = fit_command.fit_settings(options("--learner", "paper", "--cpus-per-worker", "1"))
-    assert settings == FitSettings()
+    assert (settings.learner, settings.loss, settings.epochs) == ("paper", "mse", 8)
+    assert FitSettings().differences(settings)["learner"] == ("committee", "paper")
+
+
+def test_the_default_is_the_same_at_the_door_and_in_python() -> None:
     default = fit_command.fit_settings(options("--cpus-per-worker", "1"))
-    assert (default.learner, default.loss) == ("committee", "bce")
-    assert FitSettings().differences(COMMITTEE.fit_settings())["learner"] == ("paper", "committee")
+    assert default == FitSettings() == COMMITTEE.fit_settings()
+    assert DEFAULT_LEARNER == "committee"
 
 
 def test_impossible_options_are_one_line() -> None:

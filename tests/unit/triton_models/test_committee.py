@@ -74,7 +74,7 @@ def test_gamma_zero_is_the_static_contrast_for_everybody(network: ValueNetwork) 
     assert isinstance(head, CommitteeHead)
     with torch.no_grad():
         head.personal_M.zero_()
-        z_BAM = torch.logit(network.action_values(states()).double())
+        z_BAM = head.for_all_actions()(network.encoder(states())).double()
     contrast_BAM = z_BAM - z_BAM.mean(dim=1, keepdim=True)
     expected_AM = head.average_AM - head.average_AM.mean(dim=0)
     torch.testing.assert_close(contrast_BAM.float(), expected_AM.expand_as(contrast_BAM), rtol=0, atol=1e-4)
