@@ -49,7 +49,9 @@ def fit_arrays(
             action = network.action_grid_AW[torch.from_numpy(batch["action"]).long()]
             logits = network.member_logits(state_of(surface, batch), action)
             user = torch.from_numpy(batch["user"])
-            loss = batch_loss(logits, torch.from_numpy(batch["rewards"]), user, settings.loss)
+            loss = batch_loss(
+                logits, torch.from_numpy(batch["rewards"]), user, settings.loss, jackknife=settings.jackknife
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)

@@ -23,17 +23,19 @@ def row_losses(logits_BM: Tensor, rewards_BM: Tensor, loss: str) -> Tensor:
     return (torch.sigmoid(logits_BM) - rewards_BM).square().sum(dim=1)
 
 
-def batch_loss(logits_EBM: Tensor, rewards_BM: Tensor, user_B: Tensor, loss: str) -> Tensor:
+def batch_loss(
+    logits_EBM: Tensor, rewards_BM: Tensor, user_B: Tensor, loss: str, *, jackknife: bool = False
+) -> Tensor:
     """Σ_e of each member's mean loss over the rows of the users that it sees.
 
-    Of E > 1 members, member e does not see users with ``user mod E = e`` (:mod:`triton_models.committee`).
-    A member that sees no row of a batch adds nothing.
+    In a jackknife of E > 1 members, member e does not see users with ``user mod E = e``
+    (:mod:`triton_models.committee`). A member that sees no row of a batch adds nothing.
     """
     members = len(logits_EBM)
     rewards = rewards_BM.repeat(members, 1)
     loss_EB = row_losses(logits_EBM.flatten(0, 1), rewards, loss).reshape(members, -1)
-    if members == 1:
-        return loss_EB.mean()
+    if members == 1 or not jackknife:
+        return loss_EB.mean(dim=1).sum()
     seen_EB = user_B % members != torch.arange(members, device=user_B.device).unsqueeze(1)
     return ((loss_EB * seen_EB).sum(dim=1) / seen_EB.sum(dim=1).clamp(min=1)).sum()
 

@@ -1,7 +1,7 @@
 """The training loop of one Ray Train worker.
 
 Loss of a row (Eq. 8): ``L = Σ_m (Q_m(s, a) - r_m)²`` with the logged action a, or the cross-entropy of the
-same ``Q_m``; of a committee, each member's on the users that it sees. Rows are weighted by nothing: this is
+same ``Q_m``; of a committee, each member's. Rows are weighted by nothing: this is
 a regression under the logging policy. AdamW, linear warm-up and half a cosine, clipped gradients; the head
 biases start at the log-odds of the base rates.
 
@@ -222,7 +222,13 @@ class _Worker:
         state, action, rewards = self._to_device(batch)
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             logits = self.module(state, action)
-        loss = batch_loss(logits.float(), rewards, self._tensor(batch["user"]), settings.loss)
+        loss = batch_loss(
+            logits.float(),
+            rewards,
+            self._tensor(batch["user"]),
+            settings.loss,
+            jackknife=settings.jackknife,
+        )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)

@@ -20,8 +20,8 @@ Three things carry it, each chosen by measurement (``benchmarks/RESULTS.md``):
 ``static`` is what an action does for everybody, in smooth functions φ of the grid
 (:func:`triton_models.members.smooth_basis`), and free of weight decay: it needs no state.
 
-Members are trained without their share of the users (:mod:`ray_train.training`), so their spread is a
-delete-a-group jackknife: :meth:`CommitteeHead.contrast_error`.
+On demand (``FitSettings.jackknife``) members are trained without their share of the users; then their
+spread is a delete-a-group jackknife: :meth:`CommitteeHead.contrast_error`.
 
 Shrinkage, set after training (:mod:`ray_train.shrinkage`): with ``z = mean_e as_logits(η_e)``, the level
 ``l_m(s) = mean_a z_m(s, a)`` and the average contrast ``c̄_m(a) = mean_s (z_m(s, a) - l_m(s))``, the
@@ -116,9 +116,9 @@ class CommitteeHead(nn.Module):
     def contrast_error(self, state_BD: Tensor) -> Tensor:
         """Standard error of every action's contrast to the mean action, [B, A, M], in shrunk log-odds.
 
-        Delete-a-group jackknife over the members (Kott, *J. Official Statistics* 2001): each was trained
-        without its group of users, so ``se² = (E - 1) / E · Σ_e (θ_e - θ̄)²``. Different starts and inputs
-        of members add to it, so it errs on the careful side.
+        Delete-a-group jackknife over the members (Kott, *J. Official Statistics* 2001) where
+        each was trained without its group of users: ``se² = (E - 1) / E · Σ_e (θ_e - θ̄)²``. Of members
+        that saw all users it is no more than how much they depend on their start.
         """
         z_EBAM = self.member_action_logits(state_BD)
         contrast_EBAM = z_EBAM - z_EBAM.mean(dim=2, keepdim=True)

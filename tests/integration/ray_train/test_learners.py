@@ -26,9 +26,10 @@ def encoded(rows: int, effect: float, seed: int) -> Arrays:
     return encode_training(SURFACE, make_log(SURFACE, rows, effect=effect, seed=seed))
 
 
-def learned(effect: float) -> tuple[ValueNetwork, RunVerdict]:
+def learned(effect: float, *, jackknife: bool = False) -> tuple[ValueNetwork, RunVerdict]:
     rows, selection, later = (encoded(n, effect, seed) for n, seed in ((8000, 1), (4000, 2), (8000, 3)))
-    network = fit_arrays(SURFACE, NETWORK, SETTINGS, rows, selection)
+    settings = SETTINGS.model_copy(update={"jackknife": jackknife})
+    network = fit_arrays(SURFACE, NETWORK, settings, rows, selection)
     shrink_to_data(SURFACE, network, selection)
     return network, judge(SURFACE, network, earlier=selection, holdout=later, log_rows=20_000)
 
@@ -40,7 +41,7 @@ def planted() -> tuple[ValueNetwork, RunVerdict]:
 
 @pytest.fixture(scope="module")
 def null() -> tuple[ValueNetwork, RunVerdict]:
-    return learned(0.0)
+    return learned(0.0, jackknife=True)
 
 
 def head_of(network: ValueNetwork) -> CommitteeHead:
