@@ -2,16 +2,16 @@
 
 A call costs the sidecar, gRPC and Triton about as much for eight states as for one, and beside a ranker there
 is time: its answer is not there for milliseconds yet. So a question that may wait does so, as long as the
-ranker's slack allows (:func:`linger_s`), and while another call is on its way; the next call takes along
-whatever has gathered. It is what Triton's dynamic batcher does for the model alone, one step earlier, where
-the cost of the call is saved as well.
+ranker's slack allows (:func:`linger_s`), and the call then takes along whatever has gathered. It is what
+Triton's dynamic batcher does for the model alone, one step earlier, where the cost of the call is saved too.
 
 A question that may not wait (``/v1/weights``: the answer is all that its caller waits for) goes at once, and
 takes along those that were waiting. None waits longer than ``coalesce_ms``.
 
 A request whose trace is recorded has a call of its own, since a call carries one trace context; a shared call
 carries none. What is sent was validated row by row; each answer is checked on its own. A call that fails,
-fails for all that share it: each of these requests gets production weights, and the breaker is told once.
+fails for all that share it: each of these requests gets production weights. The breaker judges calls, not
+requests: of each call it hears each thing once (:class:`SharedCall`).
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from serve.breaker import Event
 from serve.clients import ValueClient, ValueQuestion
 from serve.decide import ValueAnswer
 from serve.fanout import Clock
 from serve.metrics import Metrics
-from triton_models.errors import UpstreamError, UpstreamInvalidError
+from triton_models.errors import UpstreamInvalidError
 
 SMOOTHING = 0.05
 """Weight of the newest time in a running mean."""
@@ -66,10 +67,27 @@ def linger_s(ranker: Typical, call: Typical, *, limit_s: float, budget_s: float)
     return max(0.0, min(limit_s, early_s - late_s, budget_s - late_s))
 
 
-@dataclass(frozen=True)
-class _Waiting:
+@dataclass(slots=True)
+class SharedCall:
+    """What a circuit breaker knows already of a call that several requests may share."""
+
+    told: set[Event] = field(default_factory=set)
+
+    def is_news(self, event: Event) -> bool:
+        """Whether this is the first of the requests to say so."""
+        known = event in self.told
+        self.told.add(event)
+        return not known
+
+
+@dataclass(slots=True)
+class Asked:
+    """A question under way."""
+
     question: ValueQuestion
     answer: asyncio.Future[ValueAnswer]
+    call: SharedCall = field(default_factory=SharedCall)
+    """The call that it is in; one of its own until it has been sent."""
 
 
 class Coalescer:
@@ -77,7 +95,7 @@ class Coalescer:
 
     Args:
         client: the server.
-        limit_s: longest wait of a question for others; 0: each goes at once.
+        limit_s: longest wait of a question for others; 0: only what arrives together shares a call.
         max_rows: most questions of one call, if the server takes as many.
         clock: seconds, monotonic.
     """
@@ -90,7 +108,7 @@ class Coalescer:
         self._max_rows = max_rows
         self._metrics = metrics
         self._clock = clock
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Asked] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None
         self._due_s = 0.0
@@ -99,30 +117,31 @@ class Coalescer:
         self.typical = Typical()
         """Of a call."""
 
-    def ask(self, question: ValueQuestion, *, linger_s: float | None) -> asyncio.Future[ValueAnswer]:
-        """The answer to come. ``linger_s`` None: send it at once."""
+    def ask(self, question: ValueQuestion, *, linger_s: float | None) -> Asked:
+        """Ask; the answer is to come. ``linger_s`` None: at once."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[ValueAnswer] = loop.create_future()
-        now_s = self._clock()
+        asked = Asked(question, loop.create_future())
         if question.is_traced:
-            self._begin([_Waiting(question, answer)])
-            return answer
-        self._waiting.append(_Waiting(question, answer))
-        if linger_s is None or self._limit_s <= 0 or len(self._waiting) >= self._rows:
-            # Not now, but when this turn of the loop is over: what arrived with it goes along.
-            self._send_in(0.0, now_s)
-        else:
-            wait_s = self._limit_s if self._calls else min(linger_s, self._limit_s)
-            self._send_in(wait_s, now_s)
-        return answer
+            self._begin([asked])
+            return asked
+        self._waiting.append(asked)
+        # "At once" is when this turn of the loop is over: what arrived with it goes along.
+        full = len(self._waiting) >= self._rows
+        self._send_in(0.0 if linger_s is None or full else min(linger_s, self._limit_s))
+        return asked
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that have not ended."""
+        return len(self._calls)
 
     @property
     def _rows(self) -> int:
         return max(1, min(self._max_rows, self._client.max_rows))
 
-    def _send_in(self, wait_s: float, now_s: float) -> None:
+    def _send_in(self, wait_s: float) -> None:
         """At the latest; never later than what was set before."""
-        due_s = now_s + wait_s
+        due_s = self._clock() + wait_s
         if self._timer is not None:
             if due_s >= self._due_s:
                 return
@@ -143,17 +162,15 @@ class Coalescer:
             together, self._waiting = self._waiting[:rows], self._waiting[rows:]
             self._begin(together)
 
-    def _begin(self, together: Sequence[_Waiting]) -> None:
+    def _begin(self, together: Sequence[Asked]) -> None:
+        shared = SharedCall()
+        for asked in together:
+            asked.call = shared
         call = asyncio.create_task(self._call(together), context=self._context)
         self._calls.add(call)
-        call.add_done_callback(self._ended)
+        call.add_done_callback(self._calls.discard)
 
-    def _ended(self, call: asyncio.Task[None]) -> None:
-        self._calls.discard(call)
-        if self._waiting and not self._calls:
-            self._send()
-
-    async def _call(self, together: Sequence[_Waiting]) -> None:
+    async def _call(self, together: Sequence[Asked]) -> None:
         self._metrics.count_value_call(len(together))
         began_s = self._clock()
         try:
@@ -163,8 +180,6 @@ class Coalescer:
                     f"{self._client.name}: expected {len(together)} answers, got {len(answers)}"
                 )
         except Exception as error:  # handed to those who wait, whatever it is
-            if isinstance(error, UpstreamError):
-                error.told = False  # a failure of its own, even if a client raises the same object again
             for waiting in together:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)

@@ -60,13 +60,13 @@ class ValueNetworkConfig(_Frozen):
     budget_ms: Milliseconds = 10.0
     """The sidecar's own wait, from the start of the request's calls. Nothing is cancelled when it ends."""
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 16
-    """Calls in flight per server and replica, late ones included; when every server that may be asked has
-    as many, a request is "overloaded"."""
+    """Calls in flight per server and replica, late ones included; when the server to be asked has as many, a
+    request is "overloaded". Several requests may share a call."""
     coalesce_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 4.0
     """Longest time that a question beside a ranker waits for others to share its call, and only as long as
-    the ranker's slack allows (serve.coalesce). 0: each question is a call of its own."""
+    the ranker's slack allows (serve.coalesce). 0: only what arrives together shares a call."""
     coalesce_rows: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Most questions of one call; fewer where the model's ``max_batch_size`` is smaller."""
+    """Most questions of one call; fewer where the model's ``max_batch_size`` is smaller. 1: none is shared."""
     rpc_timeout_s: Seconds = 10.0
     """Deadline of a call. Long on purpose: short ones can crash Triton 2.51 (server issue 7368)."""
     recheck_s: Seconds = 5.0

@@ -104,8 +104,9 @@ TRAFFIC = (
         width=7,
     ),
     Panel(
-        title="Calls in flight",
-        text="Late calls included: nothing is cancelled, the cap of each server is what ends a pile.",
+        title="Questions in flight",
+        text="Late ones included: nothing is cancelled, the cap on each server's calls is what ends a pile. "
+        "Several questions to the value network may share a call.",
         queries=((_sum("upstream", _of("puts_in_flight")), "{{upstream}}"),),
         width=6,
     ),

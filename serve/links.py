@@ -26,10 +26,10 @@ import numpy as np
 from serve.breaker import Breaker, Event, after
 from serve.breaker import Decision as BreakerDecision
 from serve.clients import ValueClient, ValueQuestion
-from serve.coalesce import Coalescer, Typical, linger_s
+from serve.coalesce import Asked, Coalescer, Typical, linger_s
 from serve.config import ValueNetworkConfig
 from serve.decide import Link, ValueAnswer, check_answer
-from serve.fanout import Call, Clock, Lane, OnLateFailure
+from serve.fanout import Call, Clock, Lane
 from serve.metrics import Metrics
 from triton_models.errors import PutsError, SurfaceMismatchError, UpstreamError
 from triton_models.surface import Surface
@@ -98,11 +98,6 @@ class ServerLink:
         """What is known of the server, its breaker included."""
         return self.link if self.link == "mismatch" or self.breaker.admits else "open"
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more call may be in flight."""
-        return self.lane.in_flight < self.lane.limit
-
 
 class ValueLinks:
     """All value-network servers of a sidecar; :meth:`pick` balances between those that may be asked."""
@@ -128,7 +123,7 @@ class ValueLinks:
         def lane() -> Lane:
             return Lane(UPSTREAM, limit=config.max_in_flight, metrics=metrics, clock=clock)
 
-        # A lane per server: one that is stuck fills its own, not everybody's.
+        # A lane per server: one that is stuck fills its own, not everybody's. What is capped is calls.
         def coalescer(client: ValueClient) -> Coalescer:
             limit_s = config.coalesce_ms / 1000.0
             rows = config.coalesce_rows
@@ -163,14 +158,14 @@ class ValueLinks:
         question: ValueQuestion,
         *,
         beside_ranker: bool,
-        on_late_failure: OnLateFailure | None = None,
-    ) -> Call[ValueAnswer]:
+    ) -> tuple[Asked, Call[ValueAnswer]]:
         """Ask a server; beside a ranker there is time to share a call."""
         wait_s = None
         if beside_ranker:
             limit_s, budget_s = self._config.coalesce_ms / 1000.0, self._config.budget_ms / 1000.0
             wait_s = linger_s(self._ranker, link.coalescer.typical, limit_s=limit_s, budget_s=budget_s)
-        return link.lane.start(link.coalescer.ask(question, linger_s=wait_s), on_late_failure)
+        asked = link.coalescer.ask(question, linger_s=wait_s)
+        return asked, link.lane.start(asked.answer)
 
     @property
     def overall(self) -> Link:

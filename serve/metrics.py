@@ -64,7 +64,7 @@ class Metrics:
         self._any_action = action.labels("grid") if not labels else None
         self.in_flight = Gauge(
             "puts_in_flight",
-            "Calls in flight, late ones included",
+            "Questions in flight, late ones included; several to the value network may share a call",
             ["upstream"],
             registry=registry,
             multiprocess_mode="livesum",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from serve.blend import Blend, top_k
+from serve.breaker import Event
 from serve.clients import (
     RankerClient,
     TritonRankerClient,
@@ -24,6 +25,7 @@ from serve.clients import (
     ValueQuestion,
     ranker_state_inputs,
 )
+from serve.coalesce import Asked
 from serve.config import SidecarConfig
 from serve.context import CURRENT
 from serve.decide import (
@@ -101,6 +103,7 @@ class ValueRace:
     """The policy's own choice: the value network is not asked."""
     link: ServerLink | None = None
     call: Call[ValueAnswer] | None = None
+    asked: Asked | None = None
     epoch: int = 0
     """The breaker's when the call began: an older call says nothing about a server that is back."""
 
@@ -278,30 +281,28 @@ class Sidecar:
             control=control,
             state_problem=encoded.problem,
             link="verified" if link is not None else self.links.overall,
-            in_flight=link.lane.in_flight if link is not None else 0,
+            in_flight=link.coalescer.in_flight if link is not None else 0,
             max_in_flight=self.config.value_network.max_in_flight,
         )
         refused = refusal(situation)
         if refused is not None or link is None or scalarization_M is None:
             return ValueRace(refused=refused or "unavailable")
         epoch = link.breaker.epoch
-        call = self.links.ask(
-            link,
-            ValueQuestion(encoded.tensors, scalarization_M, headers),
-            beside_ranker=beside_ranker,
-            # Not a closure over the race, which holds the call: a cycle per request would need collecting.
-            on_late_failure=lambda error: self._report(link, epoch, error),
-        )
-        return ValueRace(refused=None, link=link, call=call, epoch=epoch)
+        question = ValueQuestion(encoded.tensors, scalarization_M, headers)
+        asked, call = self.links.ask(link, question, beside_ranker=beside_ranker)
+        # Not a closure over the race, which holds the call: a cycle per request would need collecting.
+        call.on_late_failure = lambda error: self._report(link, epoch, asked, error)
+        return ValueRace(refused=None, link=link, call=call, asked=asked, epoch=epoch)
 
-    def _report(self, link: ServerLink, epoch: int, error: BaseException) -> None:
-        """Tell the link's breaker of a failed call, once for all requests that shared it."""
-        if isinstance(error, UpstreamError):
-            if error.told:
-                return
-            error.told = True
+    def _report(self, link: ServerLink, epoch: int, asked: Asked, error: BaseException) -> None:
+        """Tell the link's breaker of a failed call."""
         why = str(error) if isinstance(error, UpstreamError) else f"unreadable answer: {error!r}"
-        self.links.report(link, "failed", epoch=epoch, why=why)
+        self._tell(link, epoch, asked, "failed", why)
+
+    def _tell(self, link: ServerLink, epoch: int, asked: Asked, event: Event, why: str = "") -> None:
+        """Tell the link's breaker what became of a call, once for all requests that shared it."""
+        if asked.call.is_news(event):
+            self.links.report(link, event, epoch=epoch, why=why)
 
     async def _finish_value(self, race: ValueRace, started_s: float) -> Decision:
         if race.settled is not None:
@@ -309,44 +310,45 @@ class Sidecar:
             return race.settled
         outcome = await self._outcome(race, started_s)
         decision = decide(self.config.surface, outcome)
-        if race.link is not None and not isinstance(outcome, str):
+        if race.link is not None and race.asked is not None and not isinstance(outcome, str):
             if decision.reason == "invalid_answer":
                 wrong = check_answer(self.config.surface, outcome)
-                self._report(race.link, race.epoch, UpstreamInvalidError(f"answers rubbish: {wrong}"))
+                self._tell(race.link, race.epoch, race.asked, "failed", f"answers rubbish: {wrong}")
             else:
-                self.links.report(race.link, "answered", epoch=race.epoch)
+                self._tell(race.link, race.epoch, race.asked, "answered")
         self.metrics.count_decision(decision)
         return decision
 
     async def _outcome(self, race: ValueRace, started_s: float) -> Outcome:
-        if race.refused is not None or race.call is None or race.link is None:
+        link, asked, epoch = race.link, race.asked, race.epoch
+        if race.refused is not None or race.call is None or link is None or asked is None:
             return race.refused or "unavailable"
         budget_ms = self.config.value_network.budget_ms
         wait_s = remaining_wait_s(started_s=started_s, now_s=self._clock(), budget_ms=budget_ms)
         if not await race.call.wait(wait_s):
             race.call.abandoned = True
-            self.links.report(race.link, "late", epoch=race.epoch, why=f"no answer within {budget_ms:g} ms")
+            self._tell(link, epoch, asked, "late", f"no answer within {budget_ms:g} ms")
             return "late"
         try:
             return race.call.task.result()
         except UpstreamInvalidError as error:
-            self._report(race.link, race.epoch, error)
+            self._report(link, epoch, asked, error)
             return "invalid_answer"
         except UpstreamUnavailableError as error:
-            self._report(race.link, race.epoch, error)
+            self._report(link, epoch, asked, error)
             return "unavailable"
         except Exception as error:  # the last net: no fault of the value network fails a request
-            logger.exception("the call to the value network at %s broke", race.link.client.name)
-            self._report(race.link, race.epoch, error)
+            logger.exception("the call to the value network at %s broke", link.client.name)
+            self._report(link, epoch, asked, error)
             return "invalid_answer"
 
     def _leave(self, race: ValueRace) -> None:
-        if race.call is None or race.link is None:
+        if race.call is None or race.link is None or race.asked is None:
             return
         if not race.call.task.done():
             race.call.abandoned = True
         elif not race.call.task.cancelled() and (error := race.call.task.exception()) is not None:
-            self._report(race.link, race.epoch, error)
+            self._report(race.link, race.epoch, race.asked, error)
 
     def _answer(
         self,

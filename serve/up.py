@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 PORT_ATTEMPTS = 20
 
+BESIDE_RANKER_NICENESS = 5
+
 
 def run_up(options: argparse.Namespace) -> int:
     """Run the stack in the foreground.
@@ -57,8 +59,10 @@ def run_up(options: argparse.Namespace) -> int:
         stack.enter_context(ray_running(early, ray_address=options.ray_address))
         stack.enter_context(stop.installed())  # Ray put handlers of its own in place
         if options.repository:
-            # Its answer has time, that of the ranker and the sidecar on the same cores has not.
+            # Beside a ranker its answer has time; the ranker and the sidecar on the same cores have none.
             niceness = options.value_network_niceness
+            if niceness is None:
+                niceness = BESIDE_RANKER_NICENESS if early.ranker or options.ranker_repository else 0
             server = _start_server(stack, options, options.repository, "value_network", niceness)
             data["value_network"]["addresses"] = [server.grpc_address]
             metrics["value_network"] = f"http://{server.metrics_address}/metrics"

@@ -147,9 +147,6 @@ class RequestTooSlowError(RequestError):
 class UpstreamError(PutsError):
     """A call to somebody else's server that failed."""
 
-    told: bool = False
-    """Whether a circuit breaker knows of it: requests that shared the call share the error as well."""
-
 
 class UpstreamUnavailableError(UpstreamError):
     """Nobody answers at the address, or the answer did not come in time."""

@@ -58,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
         Raw(address, tally, description, example_request(fuzzed_config(surface, Path()))).run(
             options.cases - tally.total if options.cases > tally.total else options.cases // 2
         )
+        tally.fallbacks = _fallbacks(address)
     for line in tally.lines():
         say(line)
     if options.out is not None:
@@ -70,6 +71,23 @@ def run(options: argparse.Namespace) -> int:
         raise BenchmarkError(f"{tally.num_findings} findings in {tally.total} cases (seed {tally.seed})")
     say(f"{tally.total} cases, nothing found")
     return 0
+
+
+def _fallbacks(address: str) -> dict[str, int]:
+    """Fallbacks by reason, from the sidecar's own metrics."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/metrics", timeout=10) as response:
+            text = response.read().decode()
+    except (urllib.error.URLError, OSError) as error:
+        raise BenchmarkError(f"{address}: no /metrics after the run: {error}") from error
+    return {
+        sample.labels["reason"]: int(sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "puts_fallbacks_total"
+    }
 
 
 def _description(address: str) -> dict[str, Any]:

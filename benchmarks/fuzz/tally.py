@@ -18,6 +18,8 @@ class Tally:
     """(kind of case, status or what came instead of one) → number."""
     findings: list[str] = field(default_factory=list)
     num_findings: int = 0
+    fallbacks: dict[str, int] = field(default_factory=dict)
+    """Rankings with production weights, by reason: the ways of falling back that were on the path."""
 
     def count(self, kind: str, status: int | str) -> None:
         """Count one case."""
@@ -44,6 +46,7 @@ class Tally:
                 kind: {status: n for (k, status), n in sorted(self.cases.items()) if k == kind}
                 for kind in kinds
             },
+            "fallbacks": self.fallbacks,
             "num_findings": self.num_findings,
             "findings": self.findings,
         }
@@ -51,8 +54,9 @@ class Tally:
     def lines(self) -> list[str]:
         """A table for people."""
         table = self.to_dict()["by_kind"]
+        reasons = "  ".join(f"{reason}: {n}" for reason, n in self.fallbacks.items() if n)
         return [
             f"{kind:<24} {sum(statuses.values()):>7}   "
             + "  ".join(f"{status}: {n}" for status, n in statuses.items())
             for kind, statuses in table.items()
-        ]
+        ] + [f"{'production weights':<24} {sum(self.fallbacks.values()):>7}   {reasons}"]

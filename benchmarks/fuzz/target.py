@@ -14,7 +14,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 import uvicorn
 
 from serve.api import create_app
-from serve.clients import NO_FEATURES, Features
+from serve.clients import NO_FEATURES, Features, ValueQuestion
 from serve.config import SidecarConfig
 from serve.decide import ValueAnswer
 from serve.fakes import FakeRankerClient, FakeValueClient
@@ -32,7 +32,7 @@ from serve.sidecar import Sidecar
 from serve.transport import Headers
 from triton_models.encoding import StateTensors
 from triton_models.errors import BenchmarkError, UpstreamUnavailableError
-from triton_models.surface import FloatArray, Surface
+from triton_models.surface import Surface
 
 BUDGET_MS = 5.0
 LIMITS = {"candidates": 20, "k": 10, "history": 30, "body_bytes": 64 * 1024, "body_timeout_s": 0.5}
@@ -45,9 +45,7 @@ class MoodyValueClient(FakeValueClient):
 
     turn: Iterator[int] = field(default_factory=itertools.count)
 
-    async def choose(
-        self, tensors: StateTensors, scalarization_M: FloatArray, headers: Headers
-    ) -> ValueAnswer:
+    async def choose_many(self, questions: Sequence[ValueQuestion]) -> list[ValueAnswer]:
         """Answer, or one of the ways not to."""
         mood = next(self.turn) % 10
         if mood == 6:
@@ -56,13 +54,14 @@ class MoodyValueClient(FakeValueClient):
             raise UpstreamUnavailableError("in no mood")
         if mood == 8:
             raise ZeroDivisionError("an adapter's bug")
-        answer = await super().choose(tensors, scalarization_M, headers)
+        answers = await super().choose_many(questions)
         self.calls.clear()
+        self.rows.clear()
         if mood == 9:
-            return ValueAnswer(
-                weights_W=answer.weights_W * np.float32(np.nan), action=-1, values_M=answer.values_M
-            )
-        return answer
+            first = answers[0]
+            rubbish = first.weights_W * np.float32(np.nan)
+            answers[0] = ValueAnswer(weights_W=rubbish, action=-1, values_M=first.values_M)
+        return answers
 
 
 class ForgetfulRanker(FakeRankerClient):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -15,6 +16,9 @@ from serve.cluster import free_port
 
 BARE = "bare uvicorn"
 SIDECAR = "sidecar"
+
+ALONE = "sidecar, no shared calls"
+"""Each request makes the same two calls as in the bare application; as shipped, several share one."""
 
 TENSORS = "sidecar, request as tensors"
 """The same sidecar, asked in the binary form."""
@@ -54,6 +58,12 @@ def _direct(s: Surroundings) -> Iterator[str]:
 
 
 @contextmanager
+def _alone(s: Surroundings) -> Iterator[str]:
+    with ray_sidecar(s.folder / "alone", _arguments(s, "alone", {"coalesce_rows": 1})) as stack:
+        yield stack.address
+
+
+@contextmanager
 def _proxy(s: Surroundings) -> Iterator[str]:
     """Ray's defaults: the request enters through its HTTP proxy."""
     environment = {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}
@@ -72,10 +82,12 @@ def _plain(s: Surroundings) -> Iterator[str]:
         yield address
 
 
-def _arguments(s: Surroundings) -> list[str]:
-    config = s.folder / "patient.yaml"
+def _arguments(
+    s: Surroundings, name: str = "patient", changes: Mapping[str, object] = MappingProxyType({})
+) -> list[str]:
+    config = s.folder / f"{name}.yaml"
     s.folder.mkdir(parents=True, exist_ok=True)
-    config.write_text(yaml.safe_dump({"value_network": dict(PATIENT)}), encoding="utf-8")
+    config.write_text(yaml.safe_dump({"value_network": {**PATIENT, **changes}}), encoding="utf-8")
     arguments = ["--surface", str(s.materials.surface_file), "--config", str(config)]
     return [*arguments, "--triton", s.value, "--ranker", s.ranker]
 
@@ -83,6 +95,7 @@ def _arguments(s: Surroundings) -> list[str]:
 CONTESTANTS: Mapping[str, Start] = {
     BARE: _bare,
     SIDECAR: _direct,
+    ALONE: _alone,
     "sidecar, plain uvicorn": _plain,
     "sidecar, Ray's default proxy": _proxy,
 }

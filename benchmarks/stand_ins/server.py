@@ -32,6 +32,8 @@ from triton_models.tensors import VALUE_NETWORK
 Kind = Literal["ranker", "value_network"]
 
 DATATYPES = {"f4": "FP32", "i8": "INT64"}
+MAX_BATCH_SIZE = 64
+"""As the exporter writes it."""
 CANDIDATES = "candidate_ids"
 STATE = "user_embedding"
 
@@ -85,6 +87,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         """Name and parameters."""
         response = service_pb2.ModelConfigResponse()
         response.config.name = request.name
+        response.config.max_batch_size = MAX_BATCH_SIZE
         for name, value in self.stand_in.parameters().items():
             response.config.parameters[name].string_value = value
         return response

@@ -25,6 +25,9 @@ def test_nothing_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert set(kinds[route]) <= {"200", "413", "422", "503"}, kinds[route]
         assert kinds[route]["200"] > 10
     assert {"200", "400", "422"} <= set(kinds["raw: tensors"])
+    # The value network behind it was as moody as it says it is.
+    moods = {"late", "unavailable", "invalid_answer", "state_invalid", "state_incomplete"}
+    assert moods <= {reason for reason, count in found["fallbacks"].items() if count}, found["fallbacks"]
     assert {"raw: headers", "raw: broken HTTP", "raw: method and path"} <= set(kinds)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.clients import ValueQuestion
-from serve.coalesce import Coalescer, Typical, linger_s
+from serve.coalesce import Asked, Coalescer, Typical, linger_s
 from serve.context import CURRENT, RequestContext
 from serve.decide import ValueAnswer
 from serve.fakes import FakeValueClient
@@ -56,8 +56,8 @@ def coalescer(client: FakeValueClient, *, limit_s: float = LONG_S, max_rows: int
     return Coalescer(client, limit_s=limit_s, max_rows=max_rows, metrics=Metrics(SURFACE), clock=loop.time)
 
 
-def numbers(answers: Sequence[ValueAnswer]) -> list[int]:
-    return [answer.action for answer in answers]
+async def numbers(*asked: Asked) -> list[int]:
+    return [(await one.answer).action for one in asked]
 
 
 def test_who_may_wait_shares_a_call_and_gets_the_own_answer() -> None:
@@ -65,7 +65,7 @@ def test_who_may_wait_shares_a_call_and_gets_the_own_answer() -> None:
         client = Echo(SURFACE)
         c = coalescer(client)
         answers = [c.ask(question(n), linger_s=0.01) for n in range(5)]
-        assert numbers(await asyncio.gather(*answers)) == [0, 1, 2, 3, 4]
+        assert await numbers(*answers) == [0, 1, 2, 3, 4]
         assert client.rows == [5]
 
     run(main())
@@ -79,13 +79,13 @@ def test_who_may_not_wait_goes_at_once_and_takes_the_others_along() -> None:
         await asyncio.sleep(0)
         assert client.rows == []
         async with asyncio.timeout(10):
-            assert numbers(await asyncio.gather(c.ask(question(2), linger_s=None), patient)) == [2, 1]
+            assert await numbers(c.ask(question(2), linger_s=None), patient) == [2, 1]
         assert client.rows == [2]
 
     run(main())
 
 
-def test_while_a_call_is_on_its_way_the_others_gather() -> None:
+def test_a_call_on_its_way_holds_nobody_longer_than_there_is_slack() -> None:
     async def main() -> None:
         client = Echo(SURFACE, let=asyncio.Event())
         c = coalescer(client)
@@ -93,25 +93,23 @@ def test_while_a_call_is_on_its_way_the_others_gather() -> None:
         await asyncio.sleep(0.01)
         rest = [c.ask(question(n), linger_s=0.0) for n in (1, 2, 3)]
         await asyncio.sleep(0.01)
-        assert client.rows == [1], "sent before the first call had ended"
+        assert client.rows == [1, 3], "no slack: sent although the first call is still on its way"
+        assert c.in_flight == 2
         client.let.set()
         async with asyncio.timeout(10):
-            assert numbers(await asyncio.gather(first, *rest)) == [0, 1, 2, 3]
-        assert client.rows == [1, 3]
+            assert await numbers(first, *rest) == [0, 1, 2, 3]
+        await asyncio.sleep(0)
+        assert c.in_flight == 0
 
     run(main())
 
 
-def test_a_call_that_never_ends_holds_nobody_longer_than_the_limit() -> None:
+def test_nobody_waits_longer_than_the_limit() -> None:
     async def main() -> None:
-        client = Echo(SURFACE, let=asyncio.Event())
+        client = Echo(SURFACE)
         c = coalescer(client, limit_s=0.02)
-        c.ask(question(0), linger_s=None)
-        await asyncio.sleep(0.01)
-        c.ask(question(1), linger_s=LONG_S)
         async with asyncio.timeout(10):
-            while len(client.rows) < 2:
-                await asyncio.sleep(0.005)
+            assert await numbers(c.ask(question(1), linger_s=LONG_S)) == [1]
         await c.close()
 
     run(main())
@@ -119,7 +117,7 @@ def test_a_call_that_never_ends_holds_nobody_longer_than_the_limit() -> None:
 
 @pytest.mark.parametrize(
     ("limit_s", "max_rows", "served", "rows"),
-    [(0.0, 32, 64, [3]), (LONG_S, 2, 64, [2, 1]), (LONG_S, 32, 2, [2, 1]), (LONG_S, 1, 64, [1, 1, 1])],
+    [(0.0, 32, 64, [3]), (0.01, 2, 64, [2, 1]), (0.01, 32, 2, [2, 1]), (LONG_S, 1, 64, [1, 1, 1])],
 )
 def test_calls_are_no_larger_than_they_may_be(
     limit_s: float, max_rows: int, served: int, rows: list[int]
@@ -129,7 +127,7 @@ def test_calls_are_no_larger_than_they_may_be(
         c = coalescer(client, limit_s=limit_s, max_rows=max_rows)
         asked = [c.ask(question(n), linger_s=LONG_S) for n in range(3)]
         async with asyncio.timeout(10):
-            assert numbers(await asyncio.gather(*asked)) == [0, 1, 2]
+            assert await numbers(*asked) == [0, 1, 2]
         assert client.rows == rows
 
     run(main())
@@ -140,7 +138,7 @@ def test_a_recorded_trace_has_a_call_of_its_own() -> None:
         client = Echo(SURFACE)
         c = coalescer(client)
         asked = [c.ask(question(n, h), linger_s=0.01) for n, h in enumerate((UNTRACED, TRACED, UNTRACED))]
-        assert numbers(await asyncio.gather(*asked)) == [0, 1, 2]
+        assert await numbers(*asked) == [0, 1, 2]
         assert client.rows == [1, 2]
 
     run(main())
@@ -151,7 +149,7 @@ def test_a_shared_call_runs_under_no_requests_name() -> None:
         client = Echo(SURFACE)
         c = coalescer(client)
         CURRENT.set(RequestContext(request_id="r1"))
-        await c.ask(question(0), linger_s=None)
+        await c.ask(question(0), linger_s=None).answer
         assert client.contexts == [None]
 
     run(main())
@@ -165,7 +163,7 @@ def test_a_failed_call_fails_for_all_that_share_it(trouble: str) -> None:
             client.error = UpstreamUnavailableError("down")
         c = coalescer(client)
         asked = [c.ask(question(n), linger_s=0.0) for n in range(3)]
-        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        outcomes = await asyncio.gather(*(one.answer for one in asked), return_exceptions=True)
         assert len({type(outcome) for outcome in outcomes}) == 1
         assert all(isinstance(outcome, Exception) for outcome in outcomes)
         assert c.typical.seen is False, "a failure says nothing of how long a call takes"
@@ -191,6 +189,42 @@ def test_the_breaker_hears_once_of_a_failed_call_that_many_shared() -> None:
             text = (await r.client.get("/metrics")).body.decode()
             calls = metric(text, "puts_value_network_calls_total")
             assert metric(text, "puts_value_network_rows_total") > calls
+
+    run(main())
+
+
+@pytest.mark.parametrize("trouble", ["late", "rubbish"])
+def test_one_late_or_wrong_call_that_many_shared_is_one(trouble: str) -> None:
+    async def main() -> None:
+        value = FakeValueClient(SURFACE, action=4)
+        breaker = {"failures": 3, "late": 8, "minimum": 1000}
+        settings = config(value_network={"breaker": breaker, "budget_ms": 200.0})
+        async with rig(settings, value=value) as r:
+            await r.rank()
+            link = r.sidecar.links.links[0]
+            value.rows.clear()
+            if trouble == "late":
+                value.gate = asyncio.Event()
+            else:
+                nan = np.array([np.nan, 1.0])
+                value.answer = ValueAnswer(weights_W=nan, action=4, values_M=np.array([0.1, 0.1]))
+            answers = await asyncio.gather(*(r.rank() for _ in range(12)))
+            expected = "late" if trouble == "late" else "invalid_answer"
+            assert {answer["reason"] for answer in answers} == {expected}
+            assert max(value.rows) > 8, "they did not share a call: the test shows nothing"
+            assert link.breaker.admits
+            if value.gate is not None:
+                value.gate.set()
+
+    run(main())
+
+
+def test_what_is_capped_is_calls_not_requests() -> None:
+    async def main() -> None:
+        value = FakeValueClient(SURFACE, action=4)
+        async with rig(config(value_network={"max_in_flight": 2}), value=value) as r:
+            answers = await asyncio.gather(*(r.rank() for _ in range(12)))
+            assert {answer["reason"] for answer in answers} == {None}
 
     run(main())
 

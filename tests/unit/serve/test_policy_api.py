@@ -361,7 +361,9 @@ def test_a_ramp_ends_by_the_traffic_of_replicas_that_each_have_too_little_of_it(
             await until(lambda: {version(r) for r in rigs} == {1})
             listed = (await get(rigs[0], "/v1/policies")).json()["activations"]
             assert [a["author"] for a in listed] == ["guardrail", "ada", "ada"]
-            assert re.search(r"(20|30) of \1 requests", listed[0]["reason"]), listed[0]["reason"]
+            # Judged as soon as there are enough: the last replica may not have sent all of its own yet.
+            found = re.search(r"(\d+) of \1 requests", listed[0]["reason"])
+            assert found and 20 <= int(found[1]) <= 30, listed[0]["reason"]
 
     asyncio.run(main())
 
