@@ -66,7 +66,7 @@ class ValueNetworkConfig(_Frozen):
     """Longest time that a question beside a ranker waits for others to share its call, and only as long as
     the ranker's slack allows (serve.coalesce). 0: only what arrives together shares a call."""
     coalesce_rows: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Most questions of one call; fewer where the model's ``max_batch_size`` is smaller. 1: none is shared."""
+    """Most questions of one call; fewer where the model's ``max_batch_size`` is smaller. 1: none shared."""
     rpc_timeout_s: Seconds = 10.0
     """Deadline of a call. Long on purpose: short ones can crash Triton 2.51 (server issue 7368)."""
     recheck_s: Seconds = 5.0
