@@ -29,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add("--callers", type=int, default=8, help="connections to the sidecar")
     add("--operating-point", default=None, metavar="LABEL", help="candidate to test; default: non_degrading")
     add("--estimator", default=None, metavar="NAME", help="of the sweep; default: its own")
+    add("--budget-ms", type=float, default=50.0, help="wait for the value network, generous on purpose")
     add("--seed", type=int, default=1, help="of the simulated feed")
     parser.set_defaults(command=run)
 
@@ -57,6 +58,7 @@ def run(options: argparse.Namespace) -> None:
         callers=options.callers,
         operating_point=options.operating_point,
         estimator=options.estimator,
+        budget_ms=options.budget_ms,
         seed=options.seed,
     )
     console = Console()
