@@ -16,6 +16,7 @@ COMMANDS = (
     "value",
     "estimators",
     "learning",
+    "paper",
     "sweepcost",
     "latency",
     "chaos",
