@@ -121,12 +121,14 @@ def chosen_weights(part: Part, w: int, identity: str) -> str:
         for p, alpha in enumerate(alphas):
             share = share_PL[p, level]
             if share >= 0.002:
-                left, right = plot.x(alpha - step / 2), plot.x(alpha + step / 2)
+                # Rounded before the width is taken: neighbours must share an edge.
+                left, right = (round(plot.x(alpha + side * step / 2), 1) for side in (-1, 1))
                 top, low = plot.y(level + 0.5), plot.y(level - 0.5)
                 tip = f"α = {alpha:.2f}: weight {weight:.3g} in {100 * share:.1f} % of the requests"
                 plot.add(
-                    f'<rect class="c0" x="{left:.1f}" y="{top:.1f}" width="{right - left + 0.3:.1f}" '
-                    f'height="{low - top:.1f}" fill-opacity="{share**0.5:.3f}" data-tip="1">'
+                    f'<rect class="c0" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
+                    f'height="{low - top:.1f}" fill-opacity="{share**0.5:.3f}" '
+                    f'shape-rendering="crispEdges" data-tip="1">'
                     f"<title>{escape(tip)}</title></rect>"
                 )
     mean = [float(share @ np.arange(len(levels))) for share in share_PL]

@@ -20,7 +20,8 @@ Block = tuple[str, list[str], list[str], str]
 
 STYLE = (
     "<style>li.part{color:var(--warn)}li .said{font-weight:400;color:var(--ink)}li{margin:0 0 6px}"
-    "figure.wide svg{max-width:900px}</style>"
+    "figure.wide svg{max-width:900px}th,td{padding:4px 6px}td:last-child{min-width:0}"
+    "table{font-size:12px}</style>"
 )
 ABOUT = (
     "The paper: Zhou et al., A Production-Ready RL Framework for Personalized Utility Tuning with Pareto "

@@ -64,6 +64,8 @@ class Summary:
     """By (set of points, online or truth, objective)."""
     error: dict[tuple[str, str], Mean]
     """Mean absolute error of offline lifts against the truth, by (set of points, objective)."""
+    better: Mean
+    """Points of the sweep that are truly above production on every objective."""
     response: dict[str, Mean]
     """How much a cohort's true lifts change between the leaning points, mean over the objectives."""
     ablation: dict[Group, Mean]
@@ -122,6 +124,7 @@ def summarize(points: Sequence[Part], feeds: Sequence[Part], ablations: Sequence
             for name in SETS
             for m, objective in enumerate(objectives)
         },
+        better=mean_of(_better(part) for part in points),
         response={cohort: _response(points, cohort, len(objectives)) for cohort in cohorts},
         ablation={
             group: mean_of(float(np.mean(part["captured"])) for part in ablations if part["group"] == group)
@@ -152,6 +155,11 @@ def _response(points: Sequence[Part], cohort: str, objectives: int) -> Mean:
         ends = [part["labels"][label] for label in (OPERATING_POINTS[0], OPERATING_POINTS[-1])]
         found.append(float(np.abs(lift[ends[1]] - lift[ends[0]]).mean()))
     return mean_of(found)
+
+
+def _better(part: Part) -> int:
+    lift = np.array(part["groups"][EVERYBODY]["truth"]["lift"], dtype=np.float64)
+    return int((lift[:, : len(part["objectives"])] > 0).all(axis=1).sum())
 
 
 def _ends(feeds: Sequence[Part], head: str) -> tuple[Mean, Mean]:

@@ -44,12 +44,22 @@ def _sessions(summary: Summary) -> str:
     return summary.outcomes[len(summary.objectives)]
 
 
+def _title(outcome: str, side: str) -> str:
+    """Heading of a column; the paper says "sessions" for successful sessions."""
+    return f"{outcome.replace('successful_session', 'sessions')}, {SIDE_TITLES[side]}"
+
+
+def _sides(outcome: str, summary: Summary) -> list[str]:
+    """Offline is for objectives: the paper has no offline figure of its metric."""
+    return list(SIDE_TITLES) if outcome in summary.objectives else ["online", "truth"]
+
+
 def table_1(part: Part) -> Lines:
     """Operating points of one world, each lift with its interval by user."""
     outcomes = part["outcomes"][: len(part["objectives"]) + 1]
     head = ["operating point", "α"]
-    head += [f"{name}, {SIDE_TITLES[side]}" for name in part["objectives"] for side in SIDE_TITLES]
-    head += [f"{outcomes[-1]}, {SIDE_TITLES[side]}" for side in ("online", "truth")]
+    head += [_title(name, side) for name in part["objectives"] for side in SIDE_TITLES]
+    head += [_title(outcomes[-1], side) for side in ("online", "truth")]
     rows = []
     for label in OPERATING_POINTS:
         p = part["labels"][label]
@@ -66,21 +76,22 @@ def table_1_means(summary: Summary) -> Lines:
     """Means over worlds beside the paper's row."""
     outcomes = (*summary.objectives, _sessions(summary))
     head = ["operating point", "whose", "α"]
-    head += [f"{name}, {SIDE_TITLES[side]}" for name in outcomes for side in SIDE_TITLES]
+    head += [_title(name, side) for name in outcomes for side in _sides(name, summary)]
     rows = []
     for label in OPERATING_POINTS:
         ours = [label, "ours", f"{summary.alpha[label].value:.2f}"]
         ours += [
             over_worlds(summary.lifts[EVERYBODY, label, side, name])
             for name in outcomes
-            for side in SIDE_TITLES
+            for side in _sides(name, summary)
         ]
         paper = published.TABLE_1[label]
         pairs = {"repin": paper.repin, "p2p": paper.p2p, outcomes[-1]: (paper.sessions, None)}
         theirs = ["", "paper", f"{paper.alpha:.2f}"]
         for name in outcomes:
             online, offline = pairs.get(name, (None, None))
-            theirs += [lift(offline), lift(online), "–"]
+            cells = {"offline": lift(offline), "online": lift(online), "truth": "–"}
+            theirs += [cells[side] for side in _sides(name, summary)]
         rows += [ours, theirs]
     return _table(head, rows)
 
@@ -115,9 +126,11 @@ def correlations(summary: Summary, points: list[Part]) -> Lines:
 
 
 def _r(mean: Mean) -> str:
-    shown = f"{mean.value:.4f}"
+    shown = f"{mean.value:.4f}".replace("-", "−")
     return (
-        shown if mean.interval is None else f"{shown} [{mean.interval[0]:.4f},\u00a0{mean.interval[1]:.4f}]"
+        shown
+        if mean.interval is None
+        else f"{shown} [{mean.interval[0]:.4f},\u00a0{mean.interval[1]:.4f}]".replace("-", "−")
     )
 
 
@@ -144,13 +157,12 @@ def table_2(summary: Summary) -> Lines:
 def table_3(summary: Summary) -> Lines:
     """The personalized policy and its average weights given to everybody, means over worlds."""
     outcomes = (*summary.objectives, _sessions(summary))
-    head = ["operating point", "policy", "mean weights"]
-    head += [f"{name}, {SIDE_TITLES[side]}" for name in outcomes for side in ("online", "truth")]
+    heads = list(dict.fromkeys(head for _, head in summary.static_weights))
+    head = ["operating point", "policy", f"mean weights, {' / '.join(heads)}"]
+    head += [_title(name, side) for name in outcomes for side in ("online", "truth")]
     rows = []
     for label in OPERATING_POINTS:
-        weights = ", ".join(
-            f"{head} {mean.value:.1f}" for (at, head), mean in summary.static_weights.items() if at == label
-        )
+        weights = " / ".join(f"{summary.static_weights[label, name].value:.1f}" for name in heads)
         personalized = [
             over_worlds(summary.lifts[EVERYBODY, label, side, name])
             for name in outcomes
@@ -167,11 +179,11 @@ def table_3(summary: Summary) -> Lines:
             for cell in ("", over_worlds(summary.static[label, "personalized_over_static", name]))
         ]
         rows.append([label, "personalized", weights, *personalized])
-        rows.append(["", "static", weights, *static])
+        rows.append(["", "the same for everybody", weights, *static])
         rows.append(["", "personalized over static", "", *gain])
     for who, figures in (("personalized", published.PERSONALIZED), ("static", published.MATCHED_STATIC)):
         cells = [cell for value in figures for cell in (lift(value), "–")]
-        rows.append(["paper", who, "p2p 11.83", *cells])
+        rows.append(["paper", who, "– / 11.83", *cells])
     return _table(head, rows)
 
 
