@@ -58,8 +58,8 @@ def run(options: argparse.Namespace) -> None:
     cells = [
         Cell(feed=options.feed, seed=seed, rows=rows, learner=learner)
         for rows in options.rows
-        for learner in options.learner
         for seed in options.seed
+        for learner in options.learner
     ]
     for number, cell in enumerate(cells, start=1):
         figures = run_cell(cell, options.out, obp_python=options.obp_python)

@@ -14,6 +14,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from benchmarks.feed.truth import Truth
 from benchmarks.learning.contestants import contestant, holdout_rows
 from benchmarks.learning.tasks import Task
 from benchmarks.learning.worlds import TRAFFIC, load_world, log_arrays, rows_after, truth_of
+from ray_train.ingest import Arrays
 from triton_models.errors import BenchmarkError
 from triton_models.files import write_json
 
@@ -66,10 +68,11 @@ def run_cell(cell: Cell, folder: Path, *, obp_python: Path | None = None) -> dic
         return read_cell(file)
     world = load_world(cell.feed, cell.seed)
     requests, truth = truth_of(cell.feed, cell.seed, REQUESTS, folder / "truth")
+    log, later = _logs(cell.feed, cell.seed, cell.rows)
     task = Task(
         surface=world.surface,
-        log=log_arrays(world, cell.rows),
-        later=rows_after(world, TRAFFIC + REQUESTS, holdout_rows(cell.rows)),
+        log=log,
+        later=later,
         requests=requests,
         scalarization_PM=scalarizations(),
         seed=cell.seed,
@@ -95,6 +98,13 @@ def run_cell(cell: Cell, folder: Path, *, obp_python: Path | None = None) -> dic
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, figures)
     return figures
+
+
+@lru_cache(maxsize=1)
+def _logs(feed: str, seed: int, rows: int) -> tuple[Arrays, Arrays]:
+    """A log and its hold-out: the same for all learners, which follow each other on one log."""
+    world = load_world(feed, seed)
+    return log_arrays(world, rows), rows_after(world, TRAFFIC + REQUESTS, holdout_rows(rows))
 
 
 def _cpu_s() -> float:
