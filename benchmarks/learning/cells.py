@@ -14,7 +14,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,10 @@ def run_cell(cell: Cell, folder: Path, *, obp_python: Path | None = None) -> dic
         return read_cell(file)
     world = load_world(cell.feed, cell.seed)
     requests, truth = truth_of(cell.feed, cell.seed, REQUESTS, folder / "truth")
-    log, later = _logs(cell.feed, cell.seed, cell.rows)
     task = Task(
         surface=world.surface,
-        log=log,
-        later=later,
+        log=_log(cell.feed, cell.seed, cell.rows),
+        later=partial(rows_after, world, TRAFFIC + REQUESTS, holdout_rows(cell.rows)),
         requests=requests,
         scalarization_PM=scalarizations(),
         seed=cell.seed,
@@ -101,10 +100,9 @@ def run_cell(cell: Cell, folder: Path, *, obp_python: Path | None = None) -> dic
 
 
 @lru_cache(maxsize=1)
-def _logs(feed: str, seed: int, rows: int) -> tuple[Arrays, Arrays]:
-    """A log and its hold-out: the same for all learners, which follow each other on one log."""
-    world = load_world(feed, seed)
-    return log_arrays(world, rows), rows_after(world, TRAFFIC + REQUESTS, holdout_rows(rows))
+def _log(feed: str, seed: int, rows: int) -> Arrays:
+    """One for all learners, which follow each other on it."""
+    return log_arrays(load_world(feed, seed), rows)
 
 
 def _cpu_s() -> float:

@@ -47,8 +47,9 @@ def network(name: str) -> Contestant:
                 for batch in batches(task.requests)
             )
             chosen = greedy(answers, task.scalarization_PM)
-        count = len(task.log["action"]) + len(task.later["action"])
-        verdict = judge(task.surface, fitted, earlier=newest, holdout=task.later, log_rows=count)
+        later = task.later()
+        count = len(task.log["action"]) + len(later["action"])
+        verdict = judge(task.surface, fitted, earlier=newest, holdout=later, log_rows=count)
         return Outcome(chosen_nP=chosen, verdict=verdict)
 
     return run

@@ -18,8 +18,8 @@ class Task:
 
     surface: Surface
     log: Arrays
-    later: Arrays
-    """A hold-out after the log, of half as many rows up to a cap; for the gate only."""
+    later: Callable[[], Arrays]
+    """A hold-out after the log, of half as many rows up to a cap; made for the gate only."""
     requests: Arrays
     """States to choose for."""
     scalarization_PM: FloatArray

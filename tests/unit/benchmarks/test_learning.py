@@ -175,7 +175,7 @@ def task(rows: int = 400, **other: Any) -> Task:
     return Task(
         surface=SURFACE,
         log=log,
-        later=log,
+        later=lambda: log,
         requests={"user_embedding": log["user_embedding"][:7]},
         scalarization_PM=np.array([[1.0, 0.0], [0.0, 1.0]]),
         seed=1,
