@@ -9,7 +9,16 @@ import numpy as np
 
 from benchmarks.learning.cells import ALPHAS
 from benchmarks.learning.pictures import by_alpha_picture, by_rows_picture
-from benchmarks.learning.summaries import Cells, Groups, one_cell_per_seed, passed, read_cells, spread
+from benchmarks.learning.summaries import (
+    Cells,
+    Groups,
+    against_production,
+    against_static,
+    one_cell_per_seed,
+    passed,
+    read_cells,
+    spread,
+)
 from benchmarks.learning.verdicts import gate_lines, gate_table, target_lines
 from ray_train.learners import DEFAULT_LEARNER
 from triton_models.files import write_atomically
@@ -43,20 +52,22 @@ def write_report(folder: Path) -> str:
 
 
 def _feed_text(feed: str, groups: Groups) -> str:
-    lines = [f"### {feed}", "", *_table(groups), "", _gain(groups), ""]
-    lines += [f"- {line}" for line in _findings(feed, groups)]
+    lines = [f"### {feed}", "", *_tables(feed, groups), ""]
+    return "\n".join([*lines, *(f"- {line}" for line in _findings(feed, groups))]) + "\n"
+
+
+def _tables(feed: str, groups: Groups) -> list[str]:
+    """Shares; where there is no gain to share, what was lost."""
     if feed == NULL_FEED:
-        lines += ["", *gate_table(groups)]
-    return "\n".join(lines) + "\n"
+        return [*_values(groups), "", _gain(groups), "", *gate_table(groups)]
+    return [*_table(groups), "", _gain(groups)]
 
 
 def _feed_page(feed: str, groups: Groups) -> str:
     """Pictures need a gain to share: in a world without one a share is noise over noise."""
     pictures = "" if feed == NULL_FEED else by_rows_picture(groups) + by_alpha_picture(groups)
     findings = "".join(f"<li>{escape(line)}</li>" for line in _findings(feed, groups))
-    rest = "\n".join(
-        [*_table(groups), "", _gain(groups), "", *(gate_table(groups) if feed == NULL_FEED else [])]
-    )
+    rest = "\n".join(_tables(feed, groups))
     return f"<h2>{escape(feed)}</h2>{pictures}<ul>{findings}</ul><pre>{escape(rest)}</pre>"
 
 
@@ -79,6 +90,17 @@ def _table(groups: Groups) -> list[str]:
     for name in ("production", "uniform"):
         lines.append(f"| | {_row(name, [cell['references'][name] for cell in worlds])} | | |")
     lines.append(f"| | best static vector of the truth | 0 | {len(worlds)} | |{' 0 |' * len(ALPHAS)} | |")
+    return lines
+
+
+def _values(groups: Groups) -> list[str]:
+    lines = [
+        "| rows | learner | seeds | against best static, % of production's value | against production, % |",
+        "|---|---|---|---|---|",
+    ]
+    for (rows, learner), cells in sorted(groups.items()):
+        ahead = (spread([100 * of(cell) for cell in cells]) for of in (against_static, against_production))
+        lines.append(f"| {rows:,} | {learner} | {len(cells)} | {' | '.join(ahead)} |")
     return lines
 
 

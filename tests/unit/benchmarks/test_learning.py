@@ -143,6 +143,8 @@ def test_report_of_a_folder(tmp_path: Path) -> None:
     assert "| | uniform | -4.000 ± 0.000 | 5 |" in text
     assert "| | best static vector of the truth | 0 |" in text
     assert text.count("L1, 200,000 rows") == 1  # targets belong to one feed
+    # Where there is nothing to gain, no share of it: 40 · 2 %, and 2 gains more above production.
+    assert "| 200,000 | paper | 1 | 80.00 | 84.00 |" in text
     assert (tmp_path / "learning.md").read_text() == text
     page = (tmp_path / "learning.html").read_text()
     assert page.count("<svg") == 3  # by rows, by α at two sizes; none where there is no gain to share
