@@ -110,8 +110,8 @@ class ChosenActions(Policy):
 class ActionMixture(Policy):
     """A randomised policy that ignores the request: one distribution over the actions.
 
-    Static weights that are no grid point are valued as the mixture of the surrounding grid points with
-    the same mean (:func:`ray_train.production.static_mixture`).
+    Static weights that are no grid point are valued by interpolation between the grid points
+    (:func:`ray_train.production.static_policy`), whose entries may be negative.
     """
 
     probability_A: FloatArray

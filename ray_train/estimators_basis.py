@@ -4,18 +4,23 @@ A basis is B functions φ_b of the action, orthonormal over the grid, ``(1/A) Σ
 the constant first. A function f on the grid has the coefficients ``(1/A) Σ_a f(a) φ_b(a)``, and the best
 approximation of its kind is what they make. Two kinds:
 
-* *ratios*: polynomials of the logarithms of the weights' ratios. The utility is linear in the weights
-  (Eq. 1), so a ranking does not change when all of them grow by one factor: as far as the controlled heads
-  make up the utility (almost 90 % of it in the paper, Eq. 11), only their ratios matter.
+* *utility*: polynomials of the logarithms of the weights' ratios, and of ``1 / g``, g the geometric mean of
+  the
+  controlled weights. The utility is linear in the weights (Eq. 1), so a ranking does not change when all of
+  them grow by one factor: dividing by g, ``Σ_j (w_j / g) h_j + (1 / g) Σ_fixed w_i h_i`` says that the ratios
+  and 1/g are all there is. 1/g is how much the fixed heads weigh beside the controlled ones: little (almost
+  90 % of production utility are the controlled heads', Eq. 11), so few powers of it are enough.
 * *polynomials* of the min-max normalised weights (Eq. 6): no such assumption, more functions for as good an
   approximation.
 
-Shape legend: A actions, B basis functions, n states, M objectives, K points of one weight, W weights.
+Shape legend: A actions, B basis functions, n states, M objectives, K points of one weight, W weights,
+T weight vectors, X coordinates.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,8 +34,13 @@ FloatArray = npt.NDArray[np.float64]
 
 DEGREE = 4
 """Total degree of a polynomial basis."""
-RATIO_DEGREE = 6
-"""Total degree of a ratio basis; chosen by measurement (benchmarks/RESULTS.md)."""
+RATIO_DEGREE, SCALE_DEGREE = 8, 2
+"""Degrees of a utility basis in the log ratios and in 1 / g; chosen by measurement
+(benchmarks/RESULTS.md)."""
+BETWEEN_RATIO_DEGREE, LEAST_RATIO_DEGREE = 6, 4
+"""Highest and lowest for :func:`interpolation`, which nothing damps; below, a cell's corners say more."""
+DECAY = 0.45
+"""A coefficient of degree d is about ``DECAY^d`` of the value; measured in the simulated feed."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +62,112 @@ class ActionBasis:
         """``H[a, b] = (1/A) φ(a)·φ(b)``: projects functions on the grid onto the basis; rows sum to 1."""
         return np.asarray(self.values_AB @ self.values_AB.T / len(self.values_AB))
 
+    def damped_hat_AA(self, noise: float) -> FloatArray:
+        """``(1/A) Σ_b s_b φ_b φ_bᵀ`` with ``s_b = τ_b² / (τ_b² + noise)``, ``τ_b = DECAY^d_b``, ``s_0 = 1``.
+
+        The best linear guess of a function from its noisy coefficients, if a coefficient of order d is of the
+        size τ_b and is read with a variance of ``noise``, both relative to the function's mean (a ridge
+        regression; kriging). No noise: :attr:`hat_AA`. Rows sum to 1.
+        """
+        prior_B = DECAY ** (2.0 * self.order_B)
+        kept_B = np.where(self.order_B == 0, 1.0, prior_B / (prior_B + noise))
+        return np.asarray((self.values_AB * kept_B) @ self.values_AB.T / len(self.values_AB))
+
     def coefficients(self, values_nAM: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """``(1/A) Σ_a f(a) φ_b(a)`` of functions given on the grid, [n, M, B]."""
         phi_AB = (self.values_AB / len(self.values_AB)).astype(np.float32)
         return np.asarray(np.swapaxes(values_nAM, 1, 2).astype(np.float32) @ phi_AB)
 
 
-def ratio_basis(surface: Surface, degree: int = RATIO_DEGREE) -> ActionBasis:
-    """Polynomials up to a total degree in ``log(w_j / w_1)``, j = 2..W; in ``log w_1`` where W = 1.
+def utility_basis(
+    surface: Surface, degree: int = RATIO_DEGREE, scale_degree: int = SCALE_DEGREE
+) -> ActionBasis:
+    """Products of powers ``p_j`` of the log ratios and q of 1/g with
+    ``Σ p_j / degree + q / scale_degree ≤ 1``.
 
+    With ``scale_degree`` 0 it knows ratios only. A single weight has no ratios: then powers of ``log w``.
     Weights that may be 0 or less have no logarithm: then it is :func:`polynomial_basis`.
     """
     if any(weight.minimum <= 0 for weight in surface.controlled):
         return polynomial_basis(surface)
-    log_AW = np.log(surface.actions)
-    ratio_AJ = log_AW[:, 1:] - log_AW[:, :1] if log_AW.shape[1] > 1 else log_AW
-    low, high = ratio_AJ.min(axis=0), ratio_AJ.max(axis=0)
-    x_AJ = 2.0 * (ratio_AJ - low) / (high - low) - 1.0
-    powers = _powers([degree + 1] * x_AJ.shape[1], degree)
-    columns = np.stack([np.prod(x_AJ ** np.array(p), axis=1) for p in powers], axis=1)
-    values_AB, kept = _orthonormal(columns)
+    powers = _utility_powers(surface, degree, scale_degree)
+    values_AB, kept = _orthonormal(_utility_columns(surface, surface.actions, powers))
+    told = f" and of their scale up to {scale_degree}" if scale_degree and len(surface.controlled) > 1 else ""
     return ActionBasis(
         values_AB * np.sqrt(len(values_AB)),
         np.array([sum(powers[b]) for b in kept]),
-        f"{len(kept)} polynomials of the weights' log ratios up to degree {degree}",
+        f"{len(kept)} polynomials of the weights' log ratios up to degree {degree}{told}",
     )
+
+
+def interpolation(surface: Surface, weights_TW: npt.ArrayLike) -> FloatArray:
+    """Weights over the grid that carry a function from the grid to other weight vectors, [T, A].
+
+    ``f(w) ≈ Σ_a c_a(w) f(a)``: the least-squares fit of the functions of :func:`utility_basis` to the grid,
+    read off at w. Of the degrees the highest one that needs no more rows than the multilinear mixture of the
+    surrounding grid points does (``Σ c²``); the mixture itself if there is none. Rows sum to 1; entries may
+    be negative. Weights outside the grid's ranges are clipped to them. At a grid point it is that point
+    itself.
+    """
+    low = [weight.minimum for weight in surface.controlled]
+    high = [weight.maximum for weight in surface.controlled]
+    weights_TW = np.clip(np.atleast_2d(np.asarray(weights_TW, dtype=np.float64)), low, high)
+    out_TA = np.stack([surface.mixture(weights) for weights in weights_TW])
+    most_T = (out_TA**2).sum(axis=1)
+    open_T = surface.action_indices(weights_TW) < 0
+    for grid_AB, there_TB in _fits(surface, weights_TW):
+        _, kept = _orthonormal(grid_AB)  # a small grid cannot tell all functions apart: the simplest are used
+        fitted_TA = there_TB[:, kept] @ np.linalg.pinv(grid_AB[:, kept])
+        good_T = open_T & ((fitted_TA**2).sum(axis=1) <= most_T)
+        out_TA[good_T] = fitted_TA[good_T]
+        open_T &= ~good_T
+    return out_TA
+
+
+def _fits(surface: Surface, weights_TW: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Functions on the grid [A, B] and at other weights [T, B], from the highest degree to the lowest."""
+    if any(weight.minimum <= 0 for weight in surface.controlled):
+        grid_AW, there_TW = surface.normalized_actions, surface.normalize(weights_TW)
+        for degree in range(DEGREE, 1, -1):
+            powers = _powers([min(degree, weight.points - 1) + 1 for weight in surface.controlled], degree)
+            yield _products(2.0 * grid_AW - 1.0, powers), _products(2.0 * there_TW - 1.0, powers)
+        return
+    for degree in range(BETWEEN_RATIO_DEGREE, LEAST_RATIO_DEGREE - 1, -1):
+        powers = _utility_powers(surface, degree, SCALE_DEGREE)
+        yield (
+            _utility_columns(surface, surface.actions, powers),
+            _utility_columns(surface, weights_TW, powers),
+        )
+
+
+def _utility_powers(surface: Surface, degree: int, scale_degree: int) -> list[tuple[int, ...]]:
+    """Exponents of the coordinates of :func:`_utility_columns`, the constant first."""
+    ratios = max(len(surface.controlled) - 1, 1)
+    scales = scale_degree if len(surface.controlled) > 1 else 0
+    powers = itertools.product(*[range(degree + 1)] * ratios, range(scales + 1))
+    kept = [p for p in powers if sum(p[:-1]) * max(scales, 1) + p[-1] * degree <= degree * max(scales, 1)]
+    return sorted(kept, key=lambda p: (sum(p), p))
+
+
+def _utility_columns(surface: Surface, weights_TW: FloatArray, powers: list[tuple[int, ...]]) -> FloatArray:
+    """The functions before they are made orthonormal, at any weights, [T, B]."""
+
+    def coordinates(weights: FloatArray) -> FloatArray:
+        log_TW = np.log(weights)
+        ratio_TJ = log_TW[:, 1:] - log_TW[:, :1] if log_TW.shape[1] > 1 else log_TW
+        return np.concatenate([ratio_TJ, np.exp(-log_TW.mean(axis=1, keepdims=True))], axis=1)
+
+    grid_AX = coordinates(surface.actions)
+    low, high = grid_AX.min(axis=0), grid_AX.max(axis=0)
+    return _products(2.0 * (coordinates(weights_TW) - low) / (high - low) - 1.0, powers)
+
+
+def _products(x_TX: FloatArray, powers: list[tuple[int, ...]]) -> FloatArray:
+    """Products of Chebyshev polynomials of the coordinates, [T, B]."""
+    highest = max(max(p) for p in powers)
+    value_TXD = np.polynomial.chebyshev.chebvander(x_TX, highest)  # type: ignore[no-untyped-call]
+    axes = np.arange(x_TX.shape[1])
+    return np.stack([np.prod(value_TXD[:, axes, np.array(p)], axis=1) for p in powers], axis=1)
 
 
 def polynomial_basis(surface: Surface, degree: int = DEGREE) -> ActionBasis:

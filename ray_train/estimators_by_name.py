@@ -16,11 +16,12 @@ from ray_train.estimators import (
     RewardAtHit,
     SelfNormalizedIPS,
 )
-from ray_train.estimators_basis import polynomial_basis, ratio_basis
+from ray_train.estimators_basis import polynomial_basis, utility_basis
 from ray_train.estimators_features import feature_shape
+from ray_train.estimators_mips import MarginalizedIPS, grid_cells, inside_cells
 from ray_train.estimators_model import DirectMethod, DoublyRobust, ModelEstimator, ShrunkDR, SwitchDR
 from ray_train.estimators_reward import ActionValueModel, NetworkModel, RewardModel
-from ray_train.estimators_smooth import KernelDR, ProjectionDR, exact_share
+from ray_train.estimators_smooth import KernelDR, ProjectionDR, coefficient_noise, exact_share
 from ray_train.estimators_tuning import least_error, some_policies
 from triton_models.errors import ConfigurationError
 from triton_models.surface import Surface
@@ -68,16 +69,26 @@ def _best(candidates: Sequence[ModelEstimator], task: Task) -> int:
 
 
 def _projection(model: ActionValueModel, task: Task) -> ProjectionDR:
-    basis = ratio_basis(task.surface)
-    share = exact_share(ProjectionDR(model, basis), task.rows, some_policies(task.policies), task.objectives)
-    logger.info("projection DR: %s, share of exact matching %.3f", basis.description, share)
-    return ProjectionDR(model, basis, share)
+    noise = coefficient_noise(model, task.rows, task.objectives)
+    plain = ProjectionDR(model, utility_basis(task.surface), noise=noise)
+    share = exact_share(plain, task.rows, some_policies(task.policies), task.objectives)
+    chosen = ProjectionDR(model, plain.basis, share, noise=noise)
+    logger.info("projection DR: %s", chosen.knobs)
+    return chosen
+
+
+def _mips(task: Task) -> MarginalizedIPS:
+    cells = grid_cells(task.surface)
+    return MarginalizedIPS(cells, inside_cells(cells, task.rows, task.surface.num_actions))
 
 
 PLAIN: dict[str, type[Estimator]] = {
     cls.name: cls for cls in (RewardAtHit, InversePropensity, SelfNormalizedIPS)
 }
 """Estimators that need the logged rows only."""
+
+EMBEDDED: dict[str, Callable[[Task], Estimator]] = {MarginalizedIPS.name: _mips}
+"""Estimators that know the grid, without a model of the reward."""
 
 MODELLED: dict[str, Callable[[ActionValueModel, Task], ModelEstimator]] = {
     DirectMethod.name: lambda model, task: DirectMethod(model),
@@ -89,7 +100,7 @@ MODELLED: dict[str, Callable[[ActionValueModel, Task], ModelEstimator]] = {
 }
 """Estimators with a model of the reward, and how their knobs are set."""
 
-ESTIMATORS = (*PLAIN, *MODELLED)
+ESTIMATORS = (*PLAIN, *EMBEDDED, *MODELLED)
 
 UNBIASED = (RewardAtHit.name, InversePropensity.name, SelfNormalizedIPS.name, DoublyRobust.name)
 """Said to be unbiased, or to have a bias of order 1/N only; Reward@HIT under uniform logging."""
@@ -119,6 +130,8 @@ def make_estimator(name: str, task: Task) -> Estimator:
     """
     if name in PLAIN:
         return PLAIN[name]()
+    if name in EMBEDDED:
+        return EMBEDDED[name](task)
     if name not in MODELLED:
         raise ConfigurationError(f"the estimator must be one of {', '.join(ESTIMATORS)}, got {name!r}")
     return MODELLED[name](task.model or fit_model(task.surface, task.rows), task)

@@ -8,9 +8,8 @@ the next. Both estimators here are DR with other weights,
 with a smoother S on the grid whose rows sum to 1. ``E[w r | s] = Σ_a S[π(s), a] Q(s, a)`` for any logging
 policy with full support. Exact matching is S = 1; what else S does is the bias.
 
-MIPS (Saito & Joachims, *Off-Policy Evaluation for Large Action Spaces via Embeddings*, ICML 2022) with
-blocks of the grid as embeddings is the S that averages over blocks, under uniform logging; a kernel that is
-centred on the policy's own action has less bias for the same number of rows, so that is what is here.
+MIPS (:mod:`ray_train.estimators_mips`) is the S that averages over blocks of the grid, under uniform
+logging; a kernel that is centred on the policy's own action has less bias for the same number of rows.
 
 Shape legend: N rows, A actions, B basis functions, W controlled weights.
 """
@@ -18,16 +17,20 @@ Shape legend: N rows, A actions, B basis functions, W controlled weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import ClassVar
 
 import numpy as np
 
 from ray_train.estimators import FloatArray, LoggedRows, Policy
 from ray_train.estimators_basis import ActionBasis
-from ray_train.estimators_model import ModelEstimator
+from ray_train.estimators_model import DoublyRobust, ModelEstimator
 from ray_train.estimators_reward import ActionValueModel
 from ray_train.evaluation import CHUNK_ROWS, user_chunks
 from triton_models.surface import Surface
+
+SURE = 0.999
+"""How sure it must be that DR and the projection differ before exact matching gets a share."""
 
 
 class SmoothedDR(ModelEstimator):
@@ -77,17 +80,20 @@ def kernel_smoother(surface: Surface, bandwidth_steps: float) -> FloatArray:
 
 
 class ProjectionDR(SmoothedDR):
-    """``S = (1 - ρ) H + ρ 1``, ``H[a, b] = (1/A) φ(a)·φ(b)``: projecting onto a few functions φ.
+    """``S = (1 - ρ) H + ρ 1``, ``H[a, b] = (1/A) Σ_b s_b φ_b(a) φ_b(b)``: projecting onto a few functions φ.
 
-    H alone is the pseudo-inverse estimator of Swaminathan et al., *Off-policy Evaluation for Slate
-    Recommendation* (NeurIPS 2017), for rewards that are linear in φ(a) given the request, with a model of the
-    reward as control variate. Unbiased where ``Q(s, ·)`` is a combination of the φ, whatever it is in the
-    request; otherwise it estimates the policy's value under the projected Q, and the rest at π(s) is its
-    bias. ``E[w²] = φ(π)·φ(π)``: on average over the grid B instead of A, so the logs count as if there were B
-    actions. Weights may be negative. A basis that spans the grid makes it DR.
+    H without damping (s = 1) is the pseudo-inverse estimator of Swaminathan et al., *Off-policy Evaluation
+    for Slate Recommendation* (NeurIPS 2017), for rewards that are linear in φ(a) given the request, with a
+    model of the reward as control variate. Unbiased where ``Q(s, ·)`` is a combination of the φ, whatever it
+    is in the request; otherwise it estimates the policy's value under the projected Q, and the rest at π(s)
+    is its bias. ``E[w²] = φ(π)·φ(π)``: on average over the grid B instead of A, so the logs count as if
+    there were B actions. Weights may be negative. A basis that spans the grid makes it DR.
 
-    ρ, the share of exact matching, keeps the bias within what the noise would hide anyhow
-    (:func:`exact_share`): more rows, more of it.
+    The damping s (:meth:`~ray_train.estimators_basis.ActionBasis.damped_hat_AA`) leaves out what these rows
+    could not tell from noise anyhow: it vanishes as rows grow, so that the bias stays small beside the noise.
+
+    ρ, the share of exact matching, is 0 unless DR, which needs no assumption on Q, differs from the
+    projection by more than noise (:func:`exact_share`).
 
     The model is averaged with S as well, ``q̂(s, π) = Σ_a S[π(s), a] q̂(s, a)``: it takes noise away and has
     no say in the bias, also where π was chosen to maximise what the model overrates.
@@ -95,33 +101,61 @@ class ProjectionDR(SmoothedDR):
 
     name: ClassVar[str] = "projection_dr"
     formula: ClassVar[str] = (
-        "projection DR: DR with w = S[π(s), a] / p(a|s), S between the projection onto a few functions of "
-        "the weights and exact matching"
+        "projection DR: DR with w = S[π(s), a] / p(a|s), S the projection onto a few functions of the "
+        "weights (exact matching comes in where the two differ beyond noise)"
     )
 
-    def __init__(self, model: ActionValueModel, basis: ActionBasis, exact: float = 0.0) -> None:
+    def __init__(
+        self, model: ActionValueModel, basis: ActionBasis, exact: float = 0.0, *, noise: float = 0.0
+    ) -> None:
         if not 0 <= exact <= 1:
             raise ValueError(f"the share of exact matching must lie in [0, 1], got {exact}")
-        self.basis, self.exact = basis, exact
-        smoother_AA = (1.0 - exact) * basis.hat_AA + exact * np.eye(len(basis.hat_AA))
+        if not noise >= 0:
+            raise ValueError(f"noise must be at least 0, got {noise}")
+        self.basis, self.exact, self.noise = basis, exact, noise
+        hat_AA = basis.damped_hat_AA(noise)
+        smoother_AA = (1.0 - exact) * hat_AA + exact * np.eye(len(hat_AA))
         super().__init__(model, smoother_AA)
         self.predicting_AB = smoother_AA @ model.basis.values_AB
 
     @property
     def knobs(self) -> str:
-        """φ and ρ."""
-        return f"{self.basis.description}; share of exact matching {self.exact:.3f}"
+        """φ, the noise and ρ."""
+        return (
+            f"{self.basis.description}, damped for noise of {self.noise**0.5:.2%} of the value in a "
+            f"coefficient; share of exact matching {self.exact:.3f}"
+        )
+
+
+def coefficient_noise(model: ActionValueModel, rows: LoggedRows, outcomes: int) -> float:
+    """Variance with which rows tell a coefficient of the reward, relative to the reward's mean over the grid.
+
+    ``ν = (1/n²) Σ_i ((r_i - q̂(s_i, a_i)) / (A p_i))² / V²``, ``V = (1/n) Σ_i r_i / (A p_i)``, the mean over
+    the first ``outcomes`` outcomes.
+    """
+    total = np.zeros((3, outcomes))
+    size = len(model.basis.values_AB)
+    for start in range(0, len(rows), CHUNK_ROWS):
+        prepared = DoublyRobust(model).prepare(rows.take(slice(start, start + CHUNK_ROWS)))
+        inverse_N1 = 1.0 / (size * prepared.propensity_N[:, None])
+        total[0] += ((prepared.residual_NR[:, :outcomes] * inverse_N1) ** 2).sum(axis=0)
+        total[1] += (np.nan_to_num(prepared.outcome_NR[:, :outcomes]) * inverse_N1).sum(axis=0)
+        total[2] += prepared.known_NR[:, :outcomes].sum(axis=0)
+    square, reward, _ = total
+    known = reward > 0
+    return float((square[known] / reward[known] ** 2).mean()) if known.any() else 0.0
 
 
 def exact_share(
     projection: ProjectionDR, rows: LoggedRows, policies: Sequence[Policy], outcomes: int
 ) -> float:
-    """``ρ = max(0, 1 - Σ Var(D) / Σ D²)`` with the differences D of DR and the projection.
+    """``ρ = 1 - Σ Var(D) / Σ D²`` with the differences D of DR and the projection, where it is not noise.
 
     Shrinkage towards the projection, as James & Stein (1961) shrink: D estimates the projection's bias with
     variance Var(D), and ``(1 - ρ)² bias² + ρ² Var(D)`` is least at ``ρ = bias² / (bias² + Var(D))``. One ρ
-    for all policies and objectives: their sum is known far better than any of them. D is relative to the
-    value, and its variance is over users.
+    for all policies and objectives: their sum is known far better than any of them. ``Σ D²`` must first be
+    beyond what noise alone would make it (:data:`SURE` of the time); else ρ is 0, since a share of exact
+    matching is paid for in noise. D is relative to the value, and its covariance is over users.
 
     Args:
         projection: the estimator with ρ = 0.
@@ -130,19 +164,41 @@ def exact_share(
         outcomes: the first so many outcomes count (the objectives).
     """
     exact = ProjectionDR(projection.model, projection.basis, exact=1.0)
-    total = np.zeros((len(policies), outcomes, 3))
+    size = len(policies) * outcomes
+    difference_X, value_X, gram_XX = np.zeros(size), np.zeros(size), np.zeros((size, size))
     for part in user_chunks(rows.user_N, CHUNK_ROWS):
         prepared = projection.prepare(rows.take(part))
         first_U = np.flatnonzero(np.diff(prepared.user_N, prepend=prepared.user_N[:1] - 1))
+        columns = []
         for p, policy in enumerate(policies):
             mine = policy.take(part)
-            smooth, sharp = (one.terms(prepared, mine).numerator_HR for one in (projection, exact))
-            difference_UR = np.add.reduceat((sharp - smooth)[:, :outcomes], first_U, axis=0)
-            total[p, :, 0] += difference_UR.sum(axis=0)
-            total[p, :, 1] += (difference_UR**2).sum(axis=0)
-            total[p, :, 2] += smooth[:, :outcomes].sum(axis=0)
-    difference, square, value = np.moveaxis(total, -1, 0)
-    known = value > 0
-    bias = ((difference / np.where(known, value, 1.0)) ** 2)[known].sum()
-    noise = (square / np.where(known, value, 1.0) ** 2)[known].sum()
-    return float(np.clip(1.0 - noise / bias, 0.0, 1.0)) if bias > 0 else 0.0
+            smooth, sharp = (
+                one.terms(prepared, mine).numerator_HR[:, :outcomes] for one in (projection, exact)
+            )
+            columns.append(np.add.reduceat(sharp - smooth, first_U, axis=0))
+            value_X[p * outcomes : (p + 1) * outcomes] += smooth.sum(axis=0)
+        difference_UX = np.concatenate(columns, axis=1)
+        difference_X += difference_UX.sum(axis=0)
+        gram_XX += difference_UX.T @ difference_UX
+    known = value_X > 0
+    scale_X = value_X[known]
+    covariance_XX = gram_XX[np.ix_(known, known)] / np.outer(scale_X, scale_X)
+    found = float(((difference_X[known] / scale_X) ** 2).sum())
+    if found <= noise_quantile(covariance_XX, SURE):
+        return 0.0
+    return float(np.clip(1.0 - np.trace(covariance_XX) / found, 0.0, 1.0))
+
+
+def noise_quantile(covariance_XX: FloatArray, share: float) -> float:
+    """Quantile of ``|D|²`` for ``D ~ N(0, covariance)``: a scaled χ² with its mean and variance
+    (Satterthwaite).
+
+    The χ²'s own quantile by Wilson & Hilferty's cube root.
+    """
+    mean, square = float(np.trace(covariance_XX)), float((covariance_XX**2).sum())
+    if square <= 0:
+        return 0.0
+    freedom = mean**2 / square
+    spread = 2.0 / (9.0 * freedom)
+    root: float = 1.0 - spread + NormalDist().inv_cdf(share) * spread**0.5
+    return float(mean * max(root, 0.0) ** 3)

@@ -30,7 +30,7 @@ from ray_train.estimators_by_name import MODELLED, Task, fit_model, make_estimat
 from ray_train.estimators_model import DirectMethod, ModelEstimator
 from ray_train.evaluation import Evaluation, evaluate
 from ray_train.pareto import choose_candidates, hypervolume, non_dominated
-from ray_train.production import production_note, production_policy, static_mixture
+from ray_train.production import production_note, production_policy, static_policy
 from ray_train.sweep_settings import SweepSettings
 from triton_models.errors import LogError
 from triton_models.frontier import (
@@ -237,7 +237,7 @@ class _Sweep:
     def _matched_static(self, chosen: list[int], points: list[Point]) -> dict[int, Estimate]:
         heads = self.surface.controlled_heads
         weights = [np.array([points[p].mean_weights[head] for head in heads]) for p in chosen]
-        policies: list[ActionMixture] = [static_mixture(self.surface, vector) for vector in weights]
+        policies: list[ActionMixture] = [static_policy(self.surface, vector) for vector in weights]
         result = evaluate(
             self.estimator, self.scored.rows, [self.production, *policies], self.settings.interval_method()
         )

@@ -36,7 +36,7 @@ class SweepSettings(BaseModel):
     """Bootstrap resamples; 0 uses the normal (delta-method) interval."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     seed: Annotated[int, Field(ge=0)] = 0
-    production: Valuation = "mixture"
+    production: Valuation = "smooth"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

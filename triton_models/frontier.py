@@ -162,7 +162,7 @@ class Baseline(_Frozen):
 class Production(_Frozen):
     """The production policy, and how its value was read from logs that never contain it."""
 
-    valuation: Literal["mixture", "nearest"]
+    valuation: Literal["smooth", "mixture", "nearest"]
     note: str
     weights: dict[str, FiniteFloat]
     estimates: tuple[Baseline, ...]

@@ -27,6 +27,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     add = parser.add_argument
     add("--surface", type=Path, default=Path("benchmarks/surfaces/homefeed.yaml"), metavar="FILE")
+    add(
+        "--feed", default=None, help="a world of `benchmarks learning` with its surface; default: --surface's"
+    )
     add("--seed", type=int, default=201, help="of the world, its policies and the logs")
     add("--requests", type=int, default=40_000, help="of the pool")
     add("--training-rows", type=int, default=150_000, help="logged requests that the policies are fitted on")
@@ -40,6 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="operating points",
     )
     add("--estimator", nargs="+", default=None, metavar="NAME", help="default: all")
+    add("--resamples", type=int, default=300, help="of the bootstrap, 0 for none")
     add("--processes", type=int, default=2)
     add("--out", type=Path, required=True, metavar="DIR", help="folder for estimators.json, .md and .html")
     parser.set_defaults(command=run)
@@ -55,7 +59,9 @@ def run(options: argparse.Namespace) -> None:
     from benchmarks.estimator_error.report import as_markdown, as_page, figures
     from benchmarks.feed.config import WorldConfig
     from benchmarks.feed.world import World
+    from benchmarks.learning.worlds import FEEDS, SURFACES
     from ray_train.estimators_by_name import ESTIMATORS, UNBIASED
+    from ray_train.estimators_smooth import ProjectionDR
     from triton_models.files import write_atomically, write_json
     from triton_models.surface import load_surface
 
@@ -63,10 +69,15 @@ def run(options: argparse.Namespace) -> None:
     strange = sorted(set(names) - set(ESTIMATORS))
     if strange or options.repetitions < 2 or options.rows < 100:
         raise BenchmarkError(f"unknown estimator {strange}, or fewer than 2 repetitions or 100 rows")
-    surface = load_surface(options.surface)
+    if options.feed is not None and options.feed not in FEEDS:
+        raise BenchmarkError(f"feed {options.feed!r}: there are {', '.join(FEEDS)}")
+    feed = FEEDS.get(options.feed)
+    surface = load_surface(SURFACES / feed.surface if feed else options.surface)
     if len(surface.objectives) != 2:
         raise BenchmarkError("estimators sweeps α over two objectives; this surface has another number")
-    world = World(WorldConfig(seed=options.seed, requests=options.requests), surface)
+    behaviour = dict(feed.settings) if feed else {}
+    config = WorldConfig.model_validate({**behaviour, "seed": options.seed, "requests": options.requests})
+    world = World(config, surface)
     say(f"a pool of {options.requests:,} requests, policies fitted on {options.training_rows:,} others …")
     started = time.monotonic()
     pool = make_pool(
@@ -79,7 +90,10 @@ def run(options: argparse.Namespace) -> None:
         pool=pool,
         surface=surface,
         estimators=names,
-        bootstrapped=tuple(name for name in names if name in UNBIASED or name == "projection_dr"),
+        bootstrapped=tuple(
+            name for name in names if options.resamples and (name in UNBIASED or name == ProjectionDR.name)
+        ),
+        resamples=max(options.resamples, 2),
         rows=options.rows,
         seed=options.seed,
     )
@@ -91,7 +105,10 @@ def run(options: argparse.Namespace) -> None:
     data = {"machine": describe_machine(), "settings": settings, "estimators": rows}
     write_json(options.out / "estimators.json", data)
     write_atomically(options.out / "estimators.md", text)
-    title = f"Estimators of lifts: {options.repetitions} logs of {options.rows:,} rows, seed {options.seed}"
+    title = (
+        f"Estimators of lifts: {surface.name}, {options.repetitions} logs of {options.rows:,} rows, "
+        f"seed {options.seed}"
+    )
     write_atomically(options.out / "estimators.html", as_page(rows, title))
     say(text.rstrip())
     say(f"{time.monotonic() - started:.0f} s; written: {options.out / 'estimators.json'}, .md, .html")

@@ -2,7 +2,7 @@
 
 A repetition draws a log from the pool (:mod:`benchmarks.estimator_error.pool`) and values all policies on
 it with every estimator, lifts paired against production, as ``sweep`` does. Errors are against the lifts over
-the production weights themselves, so that valuing production as a mixture of grid points counts as error.
+the production weights themselves, so that how production is valued counts as error.
 
 Shape legend: K repetitions, P policies, M objectives.
 """
@@ -22,12 +22,8 @@ from ray_train.estimators import ChosenActions, FloatArray, Policy
 from ray_train.estimators_by_name import Task, fit_model, make_estimator
 from ray_train.evaluation import evaluate
 from ray_train.intervals import ClusterBootstrap, DeltaMethod
-from ray_train.production import production_policy
+from ray_train.production import Valuation, production_policy
 from triton_models.surface import Surface
-
-NORMAL, BOOTSTRAP = "normal", "bootstrap"
-RESAMPLES = 300
-"""Of the bootstrap, in every repetition."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +37,9 @@ class Plan:
     """Estimators whose bootstrap intervals are looked at as well."""
     rows: int
     seed: int
+    resamples: int = 300
+    """Of the bootstrap, in every repetition."""
+    production: Valuation = "smooth"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ def one_repetition(plan: Plan, number: int) -> Result:
     rng = np.random.default_rng([plan.seed, number])
     size = plan.surface.num_actions
     rows, chosen_NP = plan.pool.logged(rng, plan.rows, np.full(size, 1.0 / size))
-    policies: list[Policy] = [production_policy(plan.surface, "mixture")]
+    policies: list[Policy] = [production_policy(plan.surface, plan.production)]
     policies += [ChosenActions(chosen) for chosen in np.ascontiguousarray(chosen_NP.T)]
     model = fit_model(plan.surface, rows)
     truth_PM, out = plan.pool.truth_PM, {}
@@ -94,7 +93,7 @@ def one_repetition(plan: Plan, number: int) -> Result:
         result = evaluate(estimator, rows, policies, DeltaMethod())
         resampled = None
         if name in plan.bootstrapped:
-            method = ClusterBootstrap(resamples=RESAMPLES, seed=number)
+            method = ClusterBootstrap(resamples=plan.resamples, seed=number)
             resampled = _inside(evaluate(estimator, rows, policies, method).bounds_PR2[1:], truth_PM)
         out[name] = (
             result.lift_PR[1:] - truth_PM,

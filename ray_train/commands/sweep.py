@@ -58,7 +58,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--bootstrap", type=int, default=1000, metavar="B", help="resamples; 0 for normal intervals")
     add("--confidence", type=float, default=0.95, help="confidence of each interval")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
-    add("--production", default="mixture", choices=("mixture", "nearest"), help="how production is valued")
+    add(
+        "--production",
+        default="smooth",
+        choices=("smooth", "mixture", "nearest"),
+        help="how production is valued: interpolated, as a mixture of grid points, by the nearest one",
+    )
     add("--split", choices=("holdout", "all"), default="holdout", help="rows: the run's hold-out, or all")
     add("--batch-size", type=int, default=8192, metavar="ROWS", help="rows that one worker holds at once")
     add(

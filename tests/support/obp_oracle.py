@@ -17,16 +17,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import numpy as np
 from obp.ope import (
     DirectMethod,
     DoublyRobust,
     DoublyRobustWithShrinkage,
     InverseProbabilityWeighting,
+    MarginalizedInverseProbabilityWeighting,
     SelfNormalizedInverseProbabilityWeighting,
     SwitchDoublyRobust,
 )
 
-from tests.support.obp_cases import CASES, SHRINKAGE, SWITCH, case
+from tests.support.obp_cases import ACTIONS, CASES, CELLS, SHRINKAGE, SWITCH, case
 
 ESTIMATORS = {
     "ips": InverseProbabilityWeighting(),
@@ -52,6 +54,17 @@ def main() -> None:
         expected[name] = {
             key: float(estimator.estimate_policy_value(**arguments)) for key, estimator in ESTIMATORS.items()
         }
+        if data["inside"] is not None:
+            expected[name]["mips"] = float(
+                MarginalizedInverseProbabilityWeighting(n_actions=ACTIONS).estimate_policy_value(
+                    reward=data["reward"],
+                    action=data["action"],
+                    action_embed=CELLS[data["action"]][:, None],
+                    pi_b=data["logging"][:, :, None],
+                    action_dist=np.ascontiguousarray(data["policy"])[:, :, None],
+                    p_e_a=np.eye(CELLS.max() + 1)[CELLS][:, :, None],
+                )
+            )
     sys.stdout.write(json.dumps(expected, indent=1) + "\n")
 
 

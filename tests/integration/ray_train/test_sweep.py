@@ -17,6 +17,7 @@ import torch
 from ray_train.cli import main
 from ray_train.ingest import encode_table
 from ray_train.logs import discover_files
+from ray_train.production import production_policy
 from ray_train.reading import list_units
 from ray_train.scoring import ScoringTask, score_log
 from ray_train.sweep import build_frontier
@@ -110,7 +111,7 @@ def test_the_sweep_equals_a_naive_computation(swept: Path, table: pa.Table) -> N
     assert len(np.unique(chosen)) > 2  # the test says nothing if every policy were the same
     assert frontier.window.rows == len(arrays["action"])
     assert frontier.window.rows_rejected == 2
-    production = surface.production_mixture()[arrays["action"]]
+    production = production_policy(surface, "smooth").probability_A[arrays["action"]]
     for cohort in (None, *surface.cohorts):
         mine = np.ones(len(production), bool) if cohort is None else arrays["cohort"] == cohort
         base = (production[mine, None] * arrays["rewards"][mine]).sum(axis=0) / production[mine].sum()

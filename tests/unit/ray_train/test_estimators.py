@@ -13,9 +13,11 @@ from ray_train.estimators import (
     SelfNormalizedIPS,
     logging_is_uniform,
 )
+from ray_train.estimators_basis import interpolation
 from ray_train.evaluation import evaluate
-from ray_train.production import production_policy, static_mixture
+from ray_train.production import production_note, production_policy, static_mixture
 from tests.support.frontiers import planted_rows
+from tests.support.surfaces import small_surface_data
 from triton_models.surface import Surface
 
 
@@ -131,6 +133,21 @@ def test_static_mixture_has_the_mean_that_was_asked_for(surface: Surface) -> Non
     assert production_policy(surface, "mixture").probability_A @ surface.actions == pytest.approx(
         surface.production
     )
+
+
+def test_a_smooth_valuation_averages_the_grid(surface: Surface) -> None:
+    # Three points a weight are too few to tell a curve: the corners of the cell are used.
+    assert production_policy(surface, "smooth").probability_A == pytest.approx(surface.production_mixture())
+    assert "mixture" in production_note(surface, "smooth")
+    data = small_surface_data()
+    for weight in data["controlled"]:
+        weight["points"] = 7
+    surface = Surface.from_dict(data)
+    probability_A = production_policy(surface, "smooth").probability_A
+    assert probability_A.sum() == pytest.approx(1.0)
+    assert np.count_nonzero(probability_A) == surface.num_actions
+    np.testing.assert_allclose(probability_A, interpolation(surface, surface.production)[0])
+    assert "interpolation" in production_note(surface, "smooth")
 
 
 def test_nearest_valuation_is_one_grid_point(surface: Surface) -> None:

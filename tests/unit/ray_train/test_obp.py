@@ -19,9 +19,10 @@ from ray_train.estimators import (
     LoggedRows,
     SelfNormalizedIPS,
 )
+from ray_train.estimators_mips import MarginalizedIPS
 from ray_train.estimators_model import DirectMethod, DoublyRobust, ShrunkDR, SwitchDR
 from ray_train.evaluation import evaluate
-from tests.support.obp_cases import CASES, SHRINKAGE, SWITCH, case
+from tests.support.obp_cases import CASES, CELLS, SHRINKAGE, SWITCH, case
 from tests.support.reward_models import TableModel
 
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -39,6 +40,8 @@ def ours(name: str) -> dict[str, float]:
         SwitchDR(model, SWITCH),
         ShrunkDR(model, SHRINKAGE),
     ]
+    if data["inside"] is not None:
+        estimators.append(MarginalizedIPS(CELLS, data["inside"]))
     rows = LoggedRows(
         user_N=np.arange(len(data["action"]), dtype=np.int32),
         action_N=data["action"].astype(np.int16),

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ray_train.estimators import LoggedRows
 from ray_train.pareto import non_dominated
+from ray_train.production import production_policy
 from ray_train.sweep import ScoredRows, build_frontier
 from ray_train.sweep_settings import SweepSettings
 from tests.support.frontiers import planted_rows, run_reference, window
@@ -99,7 +100,7 @@ def test_values_equal_plain_numpy(surface: Surface) -> None:
         assert point.metrics["successful_session"].value == pytest.approx(expected[2])
         chosen = surface.actions[scored.chosen_NP[:, p]].mean(axis=0)
         assert list(point.mean_weights.values()) == pytest.approx(chosen.tolist())
-    mixture = surface.production_mixture()[rows.action_N]
+    mixture = production_policy(surface, "smooth").probability_A[rows.action_N]
     production = (mixture[:, None] * rows.outcome_NR).sum(axis=0) / mixture.sum()
     baseline = frontier.production.estimate()
     assert baseline is not None
