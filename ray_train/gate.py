@@ -1,29 +1,33 @@
 """Would this run beat production, and one static vector? Judged on the hold-out, before anybody serves it.
 
 For scalarizations λ in the middle of the simplex: the run's policy ``a(s) = argmax_a Σ_m λ_m Q_m(s, a)``
-against production and against the *best static* vector, ``argmax_a mean_s Σ_m λ_m Q_m(s, a)`` over rows of
-the training window. Paired, on rows that are later than everything the network saw, in two ways:
+against production and against the *best static* vector. Paired, on rows that are later than everything the
+network saw, doubly robust, with the run's own Q as model and the smoother S of
+:class:`~ray_train.estimators_smooth.ProjectionDR` (without damping)::
 
-* **assumption-free**: doubly robust (Dudík, Langford & Li, ICML 2011) with the run's own Q as model, which
-  cannot bias it, since propensities are known and the rows are new ::
+    ψ_i(π) = Σ_a S[π(s_i), a] Q_λ(s_i, a) + S[π(s_i), a_i] / p_i · (r_λi - Q_λ(s_i, a_i))
 
-      ψ_i(π) = Σ_a π(a | s_i) Q_λ(s_i, a) + π(a_i | s_i) / p_i · (r_λi - Q_λ(s_i, a_i))
+Q cannot bias it, since propensities are known and the rows are new: an action that the policy chose because Q
+overrates it is valued by the rewards around *that* action. Two policies that are near each other on the grid
+share rows, so the difference is far less noisy than exact matching (S = 1), which is computed beside it: it
+needs no assumption on how the reward runs over the grid, and a pass must not contradict it.
 
-  The difference needs rows whose logged action is one of the two policies': 2 in A.
-* **calibrated**: the gain that the run predicts for itself, per objective, times the calibration slope κ_m of
-  its personal contrasts on the hold-out (:func:`ray_train.shrinkage.calibration_slopes`): 1 where what it
-  promises comes true, 0 where it promised noise. Every row tells something about κ, so the interval is far
-  narrower; it assumes that contrasts are as true at the chosen actions as they are elsewhere. They are
-  not quite, since a maximum picks errors: in the simulated feed it said 1.6 and 3.2
-  times the truth (``benchmarks/RESULTS.md``).
+The best static vector is chosen on other rows than those it is compared on, and without the network:
+``argmax_a Σ_i S[a, a_i] (r_λi - r̄_λ) / p_i`` over the earlier rows and the other half of the hold-out's
+users. Chosen on the same rows it would profit from their noise; chosen by Q it would inherit Q's mistakes.
 
-Both are means over λ in per cent of production's value, with 95 % normal intervals clustered by user.
+The *calibrated* estimate, the gain that the run promises times the calibration slope of its contrasts, is
+kept in the verdict as a diagnosis and decides nothing: it takes the slope over all actions for the slope at
+the chosen ones, where a maximum picks errors.
 
-Shape legend: n rows, A actions, M objectives, P scalarizations, U users.
+All are means over λ in per cent of production's value, with 95 % normal intervals clustered by user.
+
+Shape legend: n rows, A actions, M objectives, P scalarizations, U users, F folds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -31,14 +35,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ray_train.estimators_basis import utility_basis
 from ray_train.in_process import state_of
 from ray_train.ingest import Arrays
+from ray_train.production import production_policy
 from ray_train.shrinkage import Slopes, calibration_slopes
 from triton_models.network import ValueNetwork
 from triton_models.runs import Estimate, Level, RunVerdict
 from triton_models.surface import Surface
 
 FloatArray = npt.NDArray[np.float64]
+Actions = npt.NDArray[np.intp]
 
 MICRO_ROWS = 512
 Z_95 = 1.959964
@@ -47,6 +54,8 @@ WORTH_KNOWING = 0.005
 SAME_POLICY = 0.005
 """Share of requests below which a policy is the static vector."""
 MOST_ROWS_ADVISED = 100_000_000
+FOLDS = 2
+"""Of the hold-out's users: the static vector of one was chosen on the others."""
 
 
 def middle_scalarizations(objectives: int) -> FloatArray:
@@ -64,6 +73,8 @@ class Scored:
     """Q of the policy less Q of the static vector."""
     static_difference_nP: FloatArray
     """ψ(policy) - ψ(best static), scalarized."""
+    exact_difference_nP: FloatArray
+    """The same with exact matching."""
     production_difference_nP: FloatArray
     production_nP: FloatArray
     """ψ(production)."""
@@ -86,15 +97,25 @@ def slices(rows: Arrays, size: int = MICRO_ROWS) -> list[Arrays]:
     return [{name: array[i : i + size] for name, array in rows.items()} for i in range(0, count, size)]
 
 
-def average_answers(surface: Surface, network: ValueNetwork, rows: Arrays) -> tuple[FloatArray, FloatArray]:
-    """Mean Q of every action, and the mean contrast in log-odds, both [A, M]."""
-    value_AM, contrast_AM = np.zeros((2, surface.num_actions, len(surface.objectives)))
+def average_contrast(surface: Surface, network: ValueNetwork, rows: Arrays) -> FloatArray:
+    """Mean contrast of every action in log-odds, [A, M]."""
+    contrast_AM = np.zeros((surface.num_actions, len(surface.objectives)))
     for part in slices(rows):
-        q_BAM = action_values(surface, network, part).astype(np.float64)
-        value_AM += q_BAM.sum(axis=0)
-        logit_BAM = _logit(q_BAM)
+        logit_BAM = _logit(action_values(surface, network, part).astype(np.float64))
         contrast_AM += (logit_BAM - logit_BAM.mean(axis=1, keepdims=True)).sum(axis=0)
-    return value_AM / len(rows["action"]), contrast_AM / len(rows["action"])
+    return contrast_AM / len(rows["action"])
+
+
+def best_static(smoother_AA: FloatArray, parts: Sequence[Arrays], scalarization_PM: FloatArray) -> Actions:
+    """``argmax_a Σ_i S[a, a_i] (r_λi - r̄_λ) / p_i`` over all rows of the parts, [P]."""
+    columns = ("action", "propensity", "rewards")
+    action_n, propensity_n, reward_nM = (np.concatenate([part[name] for part in parts]) for name in columns)
+    inverse_n = 1.0 / propensity_n.astype(np.float64)
+    reward_nM = reward_nM.astype(np.float64)
+    surprise_nP = (reward_nM - reward_nM.mean(axis=0)) @ scalarization_PM.T * inverse_n[:, None]
+    size = len(smoother_AA)
+    sum_AP = np.stack([np.bincount(action_n, weights=one, minlength=size) for one in surprise_nP.T], axis=1)
+    return np.asarray((smoother_AA @ sum_AP).argmax(axis=0))
 
 
 def score(
@@ -102,33 +123,51 @@ def score(
     network: ValueNetwork,
     rows: Arrays,
     scalarization_PM: FloatArray,
-    static_P: npt.NDArray[np.intp],
+    static_nP: Actions,
     contrast_AM: FloatArray,
 ) -> Scored:
     """One pass over the hold-out."""
     found: dict[str, list[FloatArray]] = {}
-    production_A = surface.production_mixture()
+    smoother_AA = utility_basis(surface).hat_AA
+    production_A = production_policy(surface, "smooth").probability_A @ smoother_AA
+    start = 0
     for part in slices(rows):
         q_BAM = action_values(surface, network, part).astype(np.float64)
         index, action = np.arange(len(q_BAM)), part["action"].astype(np.intp)
+        static_BP = static_nP[start : start + len(index)]
+        start += len(index)
         q_BAP = q_BAM @ scalarization_PM.T
         chosen_BP = q_BAP.argmax(axis=1)
-        inverse_B1 = 1.0 / part["propensity"].astype(np.float64)[:, None]
-        surprise_BP = (part["rewards"] @ scalarization_PM.T - q_BAP[index, action]) * inverse_B1
-        psi_policy = q_BAP.max(axis=1) + (chosen_BP == action[:, None]) * surprise_BP
-        q_static_BP = q_BAP[:, static_P, np.arange(len(static_P))]
-        psi_static = q_static_BP + (static_P == action[:, None]) * surprise_BP
+        surprise_BP = part["rewards"] @ scalarization_PM.T - q_BAP[index, action]
+        surprise_BP = surprise_BP / part["propensity"].astype(np.float64)[:, None]
+        smooth_BAP = np.einsum("ca,bap->bcp", smoother_AA, q_BAP)
+
+        def smooth(
+            action_BP: Actions,
+            *,
+            smooth_BAP: FloatArray = smooth_BAP,
+            surprise_BP: FloatArray = surprise_BP,
+            action: Actions = action,
+        ) -> FloatArray:
+            value_BP = np.take_along_axis(smooth_BAP, action_BP[:, None, :], axis=1)[:, 0]
+            return np.asarray(value_BP + smoother_AA[action_BP, action[:, None]] * surprise_BP)
+
+        psi_policy = smooth(chosen_BP)
         psi_production = (
             np.einsum("bap,a->bp", q_BAP, production_A) + production_A[action][:, None] * surprise_BP
         )
+        gain_BP = q_BAP.max(axis=1) - np.take_along_axis(q_BAP, static_BP[:, None, :], axis=1)[:, 0]
+        hits_BP = (chosen_BP == action[:, None]).astype(np.float64) - (static_BP == action[:, None])
         logit_BAM = _logit(q_BAM)
         level_BM = logit_BAM.mean(axis=1) + contrast_AM[action]
+        rows_B1 = index[:, None]
         values = {
-            "predicted_nPM": q_BAM[index[:, None], chosen_BP] - q_BAM[:, static_P],
-            "static_difference_nP": psi_policy - psi_static,
+            "predicted_nPM": q_BAM[rows_B1, chosen_BP] - q_BAM[rows_B1, static_BP],
+            "static_difference_nP": psi_policy - smooth(static_BP),
+            "exact_difference_nP": gain_BP + hits_BP * surprise_BP,
             "production_difference_nP": psi_policy - psi_production,
             "production_nP": psi_production,
-            "same_nP": chosen_BP == static_P,
+            "same_nP": chosen_BP == static_BP,
             "level_nM": level_BM,
             "personal_nM": logit_BAM[index, action] - level_BM,
         }
@@ -145,80 +184,95 @@ def judge(
     Args:
         surface: its surface.
         network: the network as it would be served.
-        earlier: rows of the training window; choose the static vectors.
-        holdout: later rows, with ``propensity`` and ``user``.
+        earlier: rows of the training window; help to choose the static vectors.
+        holdout: later rows; both with ``propensity``, these with ``user``.
         log_rows: rows of the log altogether, for the advice on more.
     """
     scalarization_PM = middle_scalarizations(len(surface.objectives))
-    value_AM, contrast_AM = average_answers(surface, network, earlier)
-    static_P = (value_AM @ scalarization_PM.T).argmax(axis=0)
-    scored = score(surface, network, holdout, scalarization_PM, static_P, contrast_AM)
+    contrast_AM = average_contrast(surface, network, earlier)
     _, user_n = np.unique(holdout["user"], return_inverse=True)
+    fold_n = user_n % FOLDS
+    smoother_AA = utility_basis(surface).hat_AA
+    static_FP = np.stack(
+        [
+            best_static(smoother_AA, [earlier, _others(holdout, fold_n != fold)], scalarization_PM)
+            for fold in range(FOLDS)
+        ]
+    )
+    scored = score(surface, network, holdout, scalarization_PM, static_FP[fold_n], contrast_AM)
     scale_P = scored.production_nP.mean(axis=0)
-    static = _mean((scored.static_difference_nP / scale_P).mean(axis=1), user_n)
-    production = _mean((scored.production_difference_nP / scale_P).mean(axis=1), user_n)
+    static, exact, production = (
+        _mean((difference_nP / scale_P).mean(axis=1), user_n)
+        for difference_nP in (
+            scored.static_difference_nP,
+            scored.exact_difference_nP,
+            scored.production_difference_nP,
+        )
+    )
     slopes = calibration_slopes(scored.level_nM, scored.personal_nM, holdout["rewards"], holdout["user"])
-    calibrated = _calibrated(scored, slopes, scalarization_PM, scale_P)
     same = float(scored.same_nP.mean())
-    level = decide(static, production, calibrated, same)
-    weights = [surface.actions[action].round(4).tolist() for action in static_P]
-    more = more_rows(calibrated, log_rows)
+    level = decide(static, production, exact, same)
+    best_P = best_static(smoother_AA, [earlier, holdout], scalarization_PM)
+    more = more_rows([static, production], log_rows)
     return RunVerdict(
         level=level,
-        text=_text(level, static, production, calibrated, more),
+        text=_text(level, static, production, more),
         versus_static=static,
         versus_production=production,
-        calibrated=calibrated,
+        exact=exact,
+        calibrated=_calibrated(scored, slopes, scalarization_PM, scale_P),
         slopes=tuple(slopes.slope_M.tolist()),
         slope_errors=tuple(slopes.error_M.tolist()),
         scalarizations=tuple(tuple(row) for row in scalarization_PM.tolist()),
-        static_weights=tuple(tuple(row) for row in weights),
+        static_weights=tuple(tuple(surface.actions[action].round(4).tolist()) for action in best_P),
         same_as_static=same,
         rows=len(user_n),
         more_rows=more if level == "not yet" else None,
     )
 
 
-def decide(static: Estimate, production: Estimate, calibrated: Estimate, same: float) -> Level:
-    """The level, from three estimates and the share of requests that get the static vector anyway."""
+def decide(static: Estimate, production: Estimate, exact: Estimate, same: float) -> Level:
+    """The level, from three estimates and the share of requests that get the static vector anyway.
+
+    Args:
+        static: against the best static vector.
+        production: against production.
+        exact: against the best static vector by exact matching; a pass must not contradict it.
+        same: share of requests for which the policy chooses the static vector.
+    """
     if static.high < 0 or production.high < 0:
         return "worse"
     if same > 1.0 - SAME_POLICY:
         return "static"
-    if static.low > 0 and production.low > 0:
+    if static.low > 0 and production.low > 0 and exact.high > 0:
         return "better"
-    return "calibrated" if calibrated.low > 0 else "not yet"
+    return "not yet"
 
 
-def more_rows(calibrated: Estimate, log_rows: int) -> int | None:
-    """Rows to add until the calibrated interval excludes zero: its width shrinks like 1 / √rows.
+def more_rows(estimates: Sequence[Estimate], log_rows: int) -> int | None:
+    """Rows to add until all intervals exclude zero: their width shrinks like 1 / √rows; None if too many.
 
-    Where the estimate is not above :data:`WORTH_KNOWING`, until a gain of that size would be seen.
+    Where an estimate is not above :data:`WORTH_KNOWING`, until a gain of that size would be seen.
     """
-    half = (calibrated.high - calibrated.low) / 2.0
-    wanted = max(calibrated.estimate, WORTH_KNOWING)
-    total = log_rows * (half / wanted) ** 2
+    total = 0.0
+    for one in estimates:
+        half = (one.high - one.low) / 2.0
+        total = max(total, log_rows * (half / max(one.estimate, WORTH_KNOWING)) ** 2)
     if not np.isfinite(total) or total > MOST_ROWS_ADVISED:
         return None
     # What the interval needs is also what training would have to learn from: never less than as much again.
     return int(max(total - log_rows, log_rows))
 
 
-def _text(
-    level: Level, static: Estimate, production: Estimate, calibrated: Estimate, more: int | None
-) -> str:
-    against = (
-        f"against the best static vector {_percent(calibrated)} calibrated, {_percent(static)} "
-        "assumption-free; "
-        f"against production {_percent(production)} assumption-free"
-    )
+def _others(rows: Arrays, which_n: npt.NDArray[np.bool_]) -> Arrays:
+    """What :func:`best_static` reads, of some of the rows."""
+    return {name: rows[name][which_n] for name in ("action", "propensity", "rewards")}
+
+
+def _text(level: Level, static: Estimate, production: Estimate, more: int | None) -> str:
+    against = f"against the best static vector {_percent(static)}, against production {_percent(production)}"
     if level == "better":
         return f"better than production and than the best static vector: {against}"
-    if level == "calibrated":
-        return (
-            f"likely better than the best static vector: {against}; the assumption-free intervals alone do "
-            "not tell: confirm in an A/B test"
-        )
     if level == "worse":
         return f"worse on the hold-out: {against}"
     if level == "static":

@@ -45,7 +45,7 @@ class DataWindow(BaseModel):
 
 
 Level = Literal["better", "calibrated", "not yet", "static", "worse"]
-"""``better``: assumption-free intervals above zero; ``calibrated``: likely; the others do not pass."""
+"""``better``: intervals above zero; the others do not pass. ``calibrated`` occurs in older runs only."""
 
 
 class Estimate(BaseModel):
@@ -66,10 +66,12 @@ class RunVerdict(BaseModel):
     level: Level
     text: str
     versus_static: Estimate
-    """Against the best static vector, doubly robust."""
+    """Against the best static vector, doubly robust through the projection onto a few functions."""
     versus_production: Estimate
+    exact: Estimate | None = None
+    """Against the best static vector with exact matching, which assumes nothing; None in older runs."""
     calibrated: Estimate
-    """Against the best static vector, by calibration slopes."""
+    """What the run promises for itself, by calibration slopes: a diagnosis that decides nothing."""
     slopes: tuple[float, ...]
     """Calibration slope of the personal contrasts, per objective."""
     slope_errors: tuple[float, ...]
@@ -84,7 +86,7 @@ class RunVerdict(BaseModel):
     @property
     def passed(self) -> bool:
         """Whether the run may be exported without being forced."""
-        return self.level in ("better", "calibrated")
+        return self.level == "better"
 
 
 class RunManifest(BaseModel):
