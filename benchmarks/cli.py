@@ -17,6 +17,7 @@ COMMANDS = (
     "estimators",
     "learning",
     "paper",
+    "gate",
     "sweepcost",
     "latency",
     "chaos",

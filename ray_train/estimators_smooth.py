@@ -21,16 +21,21 @@ from statistics import NormalDist
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ray_train.estimators import FloatArray, LoggedRows, Policy
 from ray_train.estimators_basis import ActionBasis
 from ray_train.estimators_model import DoublyRobust, ModelEstimator
-from ray_train.estimators_reward import ActionValueModel
+from ray_train.estimators_reward import FOLDS, ActionValueModel
 from ray_train.evaluation import CHUNK_ROWS, user_chunks
 from triton_models.surface import Surface
 
 SURE = 0.999
 """How sure it must be that DR and the projection differ before exact matching gets a share."""
+
+
+MOST_TUNING_ROWS = 1 << 18
+"""Rows that the knobs are set from; of more, an even share of the users."""
 
 
 class SmoothedDR(ModelEstimator):
@@ -133,6 +138,7 @@ def coefficient_noise(model: ActionValueModel, rows: LoggedRows, outcomes: int) 
     ``ν = (1/n²) Σ_i ((r_i - q̂(s_i, a_i)) / (A p_i))² / V²``, ``V = (1/n) Σ_i r_i / (A p_i)``, the mean over
     the first ``outcomes`` outcomes.
     """
+    many, rows = len(rows), rows.take(tuning_rows(rows))
     total = np.zeros((3, outcomes))
     size = len(model.basis.values_AB)
     for start in range(0, len(rows), CHUNK_ROWS):
@@ -143,7 +149,15 @@ def coefficient_noise(model: ActionValueModel, rows: LoggedRows, outcomes: int) 
         total[2] += prepared.known_NR[:, :outcomes].sum(axis=0)
     square, reward, _ = total
     known = reward > 0
-    return float((square[known] / reward[known] ** 2).mean()) if known.any() else 0.0
+    share = len(rows) / max(many, 1)
+    return share * float((square[known] / reward[known] ** 2).mean()) if known.any() else 0.0
+
+
+def tuning_rows(rows: LoggedRows) -> npt.NDArray[np.bool_]:
+    """Which rows knobs are set from: all, or those of every k-th user of every fold."""
+    every = max(1, -(-len(rows) // MOST_TUNING_ROWS))
+    picked_N: npt.NDArray[np.bool_] = (rows.user_N // FOLDS) % every == 0
+    return picked_N if picked_N.any() else np.ones(len(rows), dtype=np.bool_)
 
 
 def exact_share(
@@ -155,7 +169,8 @@ def exact_share(
     variance Var(D), and ``(1 - ρ)² bias² + ρ² Var(D)`` is least at ``ρ = bias² / (bias² + Var(D))``. One ρ
     for all policies and objectives: their sum is known far better than any of them. ``Σ D²`` must first be
     beyond what noise alone would make it (:data:`SURE` of the time); else ρ is 0, since a share of exact
-    matching is paid for in noise. D is relative to the value, and its covariance is over users.
+    matching is paid for in noise. Of very many rows some are looked at. D is relative to the value, and its
+    covariance is over users.
 
     Args:
         projection: the estimator with ρ = 0.
@@ -164,6 +179,8 @@ def exact_share(
         outcomes: the first so many outcomes count (the objectives).
     """
     exact = ProjectionDR(projection.model, projection.basis, exact=1.0)
+    picked_N, many = tuning_rows(rows), len(rows)
+    rows, policies = rows.take(picked_N), [policy.take(picked_N) for policy in policies]
     size = len(policies) * outcomes
     difference_X, value_X, gram_XX = np.zeros(size), np.zeros(size), np.zeros((size, size))
     for part in user_chunks(rows.user_N, CHUNK_ROWS):
@@ -186,7 +203,9 @@ def exact_share(
     found = float(((difference_X[known] / scale_X) ** 2).sum())
     if found <= noise_quantile(covariance_XX, SURE):
         return 0.0
-    return float(np.clip(1.0 - np.trace(covariance_XX) / found, 0.0, 1.0))
+    noise = float(np.trace(covariance_XX))
+    bias = found - noise  # of these rows; all of them have less noise
+    return float(np.clip(bias / (bias + noise * len(rows) / many), 0.0, 1.0)) if bias > 0 else 0.0
 
 
 def noise_quantile(covariance_XX: FloatArray, share: float) -> float:

@@ -117,7 +117,7 @@ def verdict(level: str) -> dict[str, Any]:
 def test_the_gate_beside_the_truth(tmp_path: Path) -> None:
     null = [
         cell("committee", 200_000, 1, -0.5, feed="boards-null", verdict=verdict("not yet")),
-        cell("committee", 200_000, 2, -2.5, feed="boards-null", verdict=verdict("calibrated")),
+        cell("committee", 200_000, 2, -2.5, feed="boards-null", verdict=verdict("better")),
         cell("static", 200_000, 2, 0.0, feed="boards-null"),
     ]
     # By hand: -0.5 · 2 % and (-0.5 + 2) · 2 %.
@@ -130,7 +130,7 @@ def test_the_gate_beside_the_truth(tmp_path: Path) -> None:
     ]
     assert gate_table(groups)[2:] == [
         "| 200,000 | committee | 1 | not yet | no, needs --force | -1.00% | +3.00% |",
-        "| 200,000 | committee | 2 | calibrated | yes | -5.00% | -1.00% |",
+        "| 200,000 | committee | 2 | better | yes | -5.00% | -1.00% |",
     ]
 
 

@@ -30,6 +30,7 @@ from ray_train.estimators_smooth import (
     exact_share,
     kernel_smoother,
     noise_quantile,
+    tuning_rows,
 )
 from ray_train.evaluation import evaluate
 from ray_train.intervals import DeltaMethod
@@ -427,3 +428,19 @@ def test_strange_names_are_refused(surface: Surface) -> None:
         KernelDR(MODEL, surface, 0.0)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         ProjectionDR(MODEL, MODEL.basis, exact=2.0)
+
+
+def test_knobs_are_set_from_an_even_share_of_the_users_where_rows_are_many(
+    surface: Surface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, policies, _ = world(3, 16_000, surface, polynomial_basis(surface, 2), uniform=True)
+    model = RewardModel.fit(rows, polynomial_basis(surface, 2), ModelShape(products=()))
+    blunt = ProjectionDR(model, utility_basis(surface, 0, 0))
+    noise, share = coefficient_noise(model, rows, 2), exact_share(blunt, rows, policies, 2)
+    monkeypatch.setattr("ray_train.estimators_smooth.MOST_TUNING_ROWS", 8000)
+    picked = tuning_rows(rows)
+    assert picked.sum() == pytest.approx(8000, abs=40)
+    assert len(np.unique(rows.user_N[picked] % 5)) == 5
+    # Told from half of the rows, what all of them would say.
+    assert coefficient_noise(model, rows, 2) == pytest.approx(noise, rel=0.1)
+    assert exact_share(blunt, rows, policies, 2) == pytest.approx(share, abs=0.25)
