@@ -1,39 +1,41 @@
 """How often the gate is wrong: many verdicts on networks whose worth is known.
 
-Networks are fitted on logs of one world, drawn from different requests; each is judged on several hold-outs
-of its own. The truth is the expected reward on later requests, for the gate's own scalarizations, in per
-cent of production's value: against the truth's best static vector, which no log knows.
+As in :mod:`benchmarks.estimator_error.pool`, a pool of requests with exact rewards of every action is the
+population. Small networks are fitted on logs of other requests, each on its own; every one is judged on
+several hold-outs drawn from the pool. The truth is the mean over the pool, for the gate's own scalarizations,
+in per cent of production's value: against the pool's best static vector, which no log knows.
 
 * a *wrong pass*: the gate says ``better``, the network is truly below the best static vector;
 * a *right pass*: it says ``better``, and the network is truly above it.
 
 Verdicts on one network share its mistakes, so intervals of the shares resample networks.
 
-Shape legend: P scalarizations, n requests.
+Shape legend: n requests of the pool, N rows of a hold-out, A actions, M objectives, P scalarizations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
-from benchmarks.feed.truth import Truth
+from benchmarks.estimator_error.pool import CHUNK_REQUESTS, Pool, fit_network
 from benchmarks.feed.world import World
-from benchmarks.learning.worlds import TRAFFIC, load_world, rows_after, truth_of
-from ray_train.gate import action_values, judge, middle_scalarizations, slices
-from ray_train.in_process import fit_arrays
+from ray_train.estimators import FloatArray
+from ray_train.estimators_features import state_digest
+from ray_train.gate import judge, middle_scalarizations
 from ray_train.ingest import Arrays
-from ray_train.learners import LEARNERS
-from ray_train.shrinkage import shrink_to_data
 from triton_models.network import ValueNetwork
 from triton_models.runs import RunVerdict
+from triton_models.surface import Surface
+from triton_models.tensors import state_specs
 
-TRUTH_REQUESTS = 4000
-SELECTION_SHARE = 0.1
+EARLIER_SHARE = 0.1
+"""Rows of the training window that help to choose the static vector, as a share of the training log."""
 RESAMPLES = 4000
 
 
@@ -41,16 +43,15 @@ RESAMPLES = 4000
 class Plan:
     """What is repeated."""
 
-    feed: str
-    learner: str
+    requests: int
+    """Of the pool."""
     rows: int
-    """Of the training log."""
+    """Of every training log."""
     holdout: int
     networks: int
     holdouts: int
     """Per network."""
     seed: int
-    """Of the world."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,59 +64,98 @@ class Judged:
     verdicts: tuple[RunVerdict, ...]
 
 
+class Remembered(ValueNetwork):
+    """A network whose answers to the pool's requests are a table; a state is the request's number."""
+
+    def __init__(self, q_nAM: npt.NDArray[np.float32]) -> None:
+        torch.nn.Module.__init__(self)
+        self._q_nAM = torch.from_numpy(q_nAM)
+
+    def action_values(self, state: dict[str, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
+        """Rows of the table."""
+        return self._q_nAM[state["user_embedding"][:, 0].long()]
+
+
 def judge_networks(
-    plan: Plan, folder: Path, *, progress: Callable[[Judged], None] | None = None
+    world: World, plan: Plan, *, progress: Callable[[Judged], None] | None = None
 ) -> list[Judged]:
-    """Fit and judge all networks of a plan; the truth of a world is kept in ``folder``."""
-    world = load_world(plan.feed, plan.seed)
-    requests, truth = truth_of(plan.feed, plan.seed, TRUTH_REQUESTS, folder / "truth")
+    """Fit and judge all networks of a plan."""
+    pool, digest_nX = _population(world, plan.requests)
     judged = []
     for number in range(plan.networks):
-        # A fresh stretch of requests for every network, all of them before the truth's.
-        first = number * (TRAFFIC // plan.networks)
-        network, newest = _fit(world, plan, number, rows_after(world, first, plan.rows))
-        verdicts = [
-            judge(
-                world.surface,
-                network,
-                earlier=newest,
-                holdout=rows_after(world, first + plan.rows + k * plan.holdout, plan.holdout),
-                log_rows=plan.rows + plan.holdout,
+        first = plan.requests + number * plan.rows
+        network = fit_network(world, first, plan.rows, seed=1000 * plan.seed + number)
+        parts = np.split(digest_nX, range(CHUNK_REQUESTS, len(digest_nX), CHUNK_REQUESTS))
+        q_nAM = np.concatenate([network.action_values(part) for part in parts])
+        verdicts = []
+        for k in range(plan.holdouts):
+            rng = np.random.default_rng([plan.seed, number, k])
+            earlier = _logged(world.surface, pool, rng, max(1000, round(EARLIER_SHARE * plan.rows)))
+            holdout = _logged(world.surface, pool, rng, plan.holdout)
+            rows = plan.rows + plan.holdout
+            verdicts.append(
+                judge(world.surface, Remembered(q_nAM), earlier=earlier, holdout=holdout, log_rows=rows)
             )
-            for k in range(plan.holdouts)
-        ]
-        gain = true_gain(world, network, requests, truth)
-        judged.append(Judged(network=number, gain=gain, verdicts=tuple(verdicts)))
+        judged.append(Judged(network=number, gain=true_gain(pool, q_nAM), verdicts=tuple(verdicts)))
         if progress is not None:
             progress(judged[-1])
     return judged
 
 
-def true_gain(world: World, network: ValueNetwork, requests: Arrays, truth: Truth) -> float:
-    """Of the network's policy over the truth's best static vector."""
-    scalarization_PM = middle_scalarizations(truth.objectives)
-    # `slices` cuts by the logged action, which these requests do not have.
-    states = slices({**requests, "action": np.zeros(len(requests["user_embedding"]), dtype=np.int16)})
-    q_nAM = np.concatenate([action_values(world.surface, network, part) for part in states])
-    chosen_nP = (q_nAM @ scalarization_PM.T).argmax(axis=1)
-    m, gains = truth.objectives, []
-    for p, lam in enumerate(scalarization_PM):
-        static = float(truth.static[truth.best_static(lam), :m] @ lam)
-        value = float(truth.policy(chosen_nP[:, p])[:m] @ lam)
-        gains.append((value - static) / float(truth.production[:m] @ lam))
+def true_gain(pool: Pool, q_nAM: npt.NDArray[np.float32]) -> float:
+    """Of the greedy policy of Q over the pool's best static vector."""
+    gains = []
+    for lam in middle_scalarizations(q_nAM.shape[2]):
+        chosen_n = (q_nAM @ lam).argmax(axis=1)
+        value_nA = pool.mean_nAM @ lam
+        value = value_nA[np.arange(len(chosen_n)), chosen_n].mean(dtype=np.float64)
+        static = value_nA.mean(axis=0, dtype=np.float64).max()
+        gains.append((value - static) / float(pool.production_M @ lam))
     return float(np.mean(gains))
 
 
-def _fit(world: World, plan: Plan, number: int, log: Arrays) -> tuple[ValueNetwork, Arrays]:
-    cut = int(plan.rows * (1.0 - SELECTION_SHARE))
-    rows, newest = (
-        {name: array[part] for name, array in log.items()} for part in (slice(cut), slice(cut, None))
+def _population(world: World, requests: int) -> tuple[Pool, npt.NDArray[np.float32]]:
+    """The pool without policies, sorted by user, and what networks see of its requests."""
+    objectives = len(world.surface.objectives)
+    means, users, digests, served = [], [], [], np.zeros(objectives)
+    for first in range(0, requests, CHUNK_REQUESTS):
+        batch = world.requests(first, min(CHUNK_REQUESTS, requests - first))
+        means.append(world.expected_rewards(batch)[:, :, :objectives].astype(np.float32))
+        production = world.expected_rewards(batch, weights=world.surface.production)
+        served += production[:, :objectives].sum(axis=0).reshape(-1)
+        users.append(batch.user)
+        digests.append(state_digest(world.surface, batch.state_tensors(world.surface)))
+    user_n = np.concatenate(users)
+    order = np.argsort(user_n, kind="stable")
+    pool = Pool(
+        mean_nAM=np.concatenate(means)[order],
+        production_M=served / requests,
+        user_n=user_n[order],
+        # The only thing that is known of a row is which request of the pool it is.
+        feature_nF=np.arange(requests, dtype=np.float32)[:, None],
+        chosen_nP=np.zeros((requests, 1), dtype=np.int16),
+        scalarization_PM=np.ones((1, objectives)),
     )
-    learner = LEARNERS[plan.learner]
-    settings = learner.fit_settings(seed=1000 * plan.seed + number)
-    network = fit_arrays(world.surface, learner.network, settings, rows, newest)
-    shrink_to_data(world.surface, network, newest)
-    return network, newest
+    return pool, np.concatenate(digests)[order]
+
+
+def _logged(surface: Surface, pool: Pool, rng: np.random.Generator, rows: int) -> Arrays:
+    """A log of the pool under uniform weights, encoded; states are request numbers."""
+    size = surface.num_actions
+    uniform_A: FloatArray = np.full(size, 1.0 / size)
+    logged, _ = pool.logged(rng, rows, uniform_A)
+    arrays = {
+        spec.name: np.zeros((len(logged), *spec.shape), dtype=np.float32) for spec in state_specs(surface)
+    }
+    if logged.feature_NF is not None:
+        arrays["user_embedding"][:, 0] = logged.feature_NF[:, 0]
+    return {
+        **arrays,
+        "action": logged.action_N,
+        "propensity": logged.propensity_N.astype(np.float32),
+        "rewards": logged.outcome_NR,
+        "user": logged.user_N,
+    }
 
 
 def summary(judged: list[Judged]) -> dict[str, Any]:

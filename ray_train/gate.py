@@ -140,7 +140,7 @@ def score(
         chosen_BP = q_BAP.argmax(axis=1)
         surprise_BP = part["rewards"] @ scalarization_PM.T - q_BAP[index, action]
         surprise_BP = surprise_BP / part["propensity"].astype(np.float64)[:, None]
-        smooth_BAP = np.einsum("ca,bap->bcp", smoother_AA, q_BAP)
+        smooth_BAP = smoother_AA @ q_BAP
 
         def smooth(
             action_BP: Actions,

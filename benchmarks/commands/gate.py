@@ -21,14 +21,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser = subparsers.add_parser(
         "gate",
         help="share of wrong and of right passes of the gate, against exact truth",
-        description="Fits networks on small logs of worlds whose truth is known, judges each on several "
+        description="Fits small networks on logs of worlds whose truth is known, judges each on several "
         "hold-outs, and counts the passes of networks that are truly below the best static vector.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--feed", default="boards", help="a world of `benchmarks learning`")
     add("--seed", type=int, default=301, help="of the world")
-    add("--learner", default="committee")
+    add("--requests", type=int, default=12_000, help="of the pool")
     add("--rows", type=int, default=30_000, help="of every training log")
     add("--holdout", type=int, default=15_000, help="rows of every hold-out")
     add("--networks", type=int, default=12)
@@ -42,28 +42,39 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     from benchmarks.cost.machine import describe_machine
+    from benchmarks.feed.config import WorldConfig
+    from benchmarks.feed.world import World
     from benchmarks.gate_error import Plan, judge_networks, summary
-    from benchmarks.learning.worlds import TRAFFIC
-    from ray_train.learners import LEARNERS
+    from benchmarks.learning.worlds import FEEDS, SURFACES
     from triton_models.files import write_json
+    from triton_models.surface import load_surface
 
     if min(options.rows, options.holdout) < 1000 or min(options.networks, options.holdouts) < 1:
         raise BenchmarkError("logs and hold-outs have at least 1,000 rows; one network and hold-out")
-    if options.networks * (options.rows + options.holdouts * options.holdout) > TRAFFIC:
-        raise BenchmarkError(f"networks and hold-outs need more than the world's {TRAFFIC:,} requests")
-    if options.learner not in LEARNERS:
-        raise BenchmarkError(f"learner {options.learner!r}: there are {', '.join(LEARNERS)}")
+    if options.feed not in FEEDS:
+        raise BenchmarkError(f"feed {options.feed!r}: there are {', '.join(FEEDS)}")
+    feed = FEEDS[options.feed]
+    config = {**feed.settings, "seed": options.seed, "requests": options.requests}
+    world = World(WorldConfig.model_validate(config), load_surface(SURFACES / feed.surface))
     os.nice(NICE)
     torch.set_num_threads(1)
-    settings = {key: value for key, value in vars(options).items() if key not in ("command", "out")}
-    judged = judge_networks(Plan(**settings), options.out, progress=_tell)
+    settings = {key: value for key, value in vars(options).items() if key not in ("command", "out", "feed")}
+    judged = judge_networks(world, Plan(**settings), progress=_tell)
     found = summary(judged)
     rows = [
         {"gain": one.gain, "verdicts": [verdict.model_dump(mode="json") for verdict in one.verdicts]}
         for one in judged
     ]
     file = options.out / f"gate-{options.feed}-{options.seed}-{options.rows}-{options.holdout}.json"
-    write_json(file, {"machine": describe_machine(), "settings": settings, **found, "networks_judged": rows})
+    write_json(
+        file,
+        {
+            "machine": describe_machine(),
+            "settings": {"feed": options.feed, **settings},
+            **found,
+            "networks_judged": rows,
+        },
+    )
     wrong, right = found["wrong_pass_share"], found["right_pass_share"]
     say(
         f"{found['verdicts']} verdicts on {found['networks']} networks, {found['truly_above']} of them truly "

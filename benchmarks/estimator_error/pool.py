@@ -83,7 +83,7 @@ def make_pool(
 
     Requests 0 .. requests-1 are the population, the next ``training_rows`` train the network.
     """
-    surface, network = world.surface, _fit_network(world, requests, training_rows)
+    surface, network = world.surface, fit_network(world, requests, training_rows)
     objectives = len(surface.objectives)
     basis = polynomial_basis(surface)
     means, users, features, served, chosen = [], [], [], [], []
@@ -113,8 +113,8 @@ def make_pool(
     )
 
 
-def _fit_network(world: World, first: int, rows: int) -> PolicyNetwork:
-    """On logged requests that are not in the pool: number ``first`` and up."""
+def fit_network(world: World, first: int, rows: int, *, seed: int | None = None) -> PolicyNetwork:
+    """On logged requests that are not in the pool: number ``first`` and up; the world's seed by default."""
     digests, actions, rewards = [], [], []
     events = world.event_columns(world.surface.objectives)
     for start in range(first, first + rows, CHUNK_REQUESTS):
@@ -128,5 +128,5 @@ def _fit_network(world: World, first: int, rows: int) -> PolicyNetwork:
         np.concatenate(actions),
         np.concatenate(rewards),
         world.surface.normalized_actions,
-        seed=world.config.seed,
+        seed=world.config.seed if seed is None else seed,
     )
