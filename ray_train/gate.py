@@ -12,9 +12,16 @@ overrates it is valued by the rewards around *that* action. Two policies that ar
 share rows, so the difference is far less noisy than exact matching (S = 1), which is computed beside it: it
 needs no assumption on how the reward runs over the grid, and a pass must not contradict it.
 
-The best static vector is chosen on other rows than those it is compared on, and without the network:
-``argmax_a Σ_i S[a, a_i] (r_λi - r̄_λ) / p_i`` over the earlier rows and the other half of the hold-out's
-users. Chosen on the same rows it would profit from their noise; chosen by Q it would inherit Q's mistakes.
+The best static vector is not known either, and a rival that was chosen badly is easily beaten. So there are
+two:
+
+* the one *chosen on other rows* and without the network, ``argmax_a Σ_i S[a, a_i] (r_λi - r̄_λ) / p_i`` over
+  the
+  earlier rows and the other half of the hold-out's users: a policy below it is ``worse``;
+* the one *chosen on the same rows*, ``argmax_a Σ_i ψ_i(a)``. It profits from their noise, so its value is
+  never
+  below that of the truly best vector as these rows see it: a policy whose interval lies above it has beaten
+  that one too. Only this makes a run ``better``.
 
 The *calibrated* estimate, the gain that the run promises times the calibration slope of its contrasts, is
 kept in the verdict as a diagnosis and decides nothing: it takes the slope over all actions for the slope at
@@ -35,7 +42,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ray_train.estimators_basis import utility_basis
+from ray_train.estimators_basis import ActionBasis, utility_basis
 from ray_train.in_process import state_of
 from ray_train.ingest import Arrays
 from ray_train.production import production_policy
@@ -71,11 +78,14 @@ class Scored:
 
     predicted_nPM: FloatArray
     """Q of the policy less Q of the static vector."""
-    static_difference_nP: FloatArray
-    """ψ(policy) - ψ(best static), scalarized."""
+    policy_nP: FloatArray
+    """ψ(policy), scalarized."""
+    coefficient_nPB: npt.NDArray[np.float32]
+    """Q_λ in the functions of the smoother's basis."""
+    surprise_nP: FloatArray
+    """``(r_λi - Q_λ(s_i, a_i)) / p_i``."""
     exact_difference_nP: FloatArray
-    """The same with exact matching."""
-    production_difference_nP: FloatArray
+    """Policy less the static vector of other rows, with exact matching."""
     production_nP: FloatArray
     """ψ(production)."""
     same_nP: npt.NDArray[np.bool_]
@@ -128,8 +138,8 @@ def score(
 ) -> Scored:
     """One pass over the hold-out."""
     found: dict[str, list[FloatArray]] = {}
-    smoother_AA = utility_basis(surface).hat_AA
-    production_A = production_policy(surface, "smooth").probability_A @ smoother_AA
+    basis = utility_basis(surface)
+    production_A = production_policy(surface, "smooth").probability_A @ basis.hat_AA
     start = 0
     for part in slices(rows):
         q_BAM = action_values(surface, network, part).astype(np.float64)
@@ -140,19 +150,8 @@ def score(
         chosen_BP = q_BAP.argmax(axis=1)
         surprise_BP = part["rewards"] @ scalarization_PM.T - q_BAP[index, action]
         surprise_BP = surprise_BP / part["propensity"].astype(np.float64)[:, None]
-        smooth_BAP = smoother_AA @ q_BAP
-
-        def smooth(
-            action_BP: Actions,
-            *,
-            smooth_BAP: FloatArray = smooth_BAP,
-            surprise_BP: FloatArray = surprise_BP,
-            action: Actions = action,
-        ) -> FloatArray:
-            value_BP = np.take_along_axis(smooth_BAP, action_BP[:, None, :], axis=1)[:, 0]
-            return np.asarray(value_BP + smoother_AA[action_BP, action[:, None]] * surprise_BP)
-
-        psi_policy = smooth(chosen_BP)
+        coefficient_BPB = basis.coefficients(q_BAP)
+        psi_policy = smoothed(basis, coefficient_BPB, surprise_BP, action, chosen_BP)
         psi_production = (
             np.einsum("bap,a->bp", q_BAP, production_A) + production_A[action][:, None] * surprise_BP
         )
@@ -163,9 +162,10 @@ def score(
         rows_B1 = index[:, None]
         values = {
             "predicted_nPM": q_BAM[rows_B1, chosen_BP] - q_BAM[rows_B1, static_BP],
-            "static_difference_nP": psi_policy - smooth(static_BP),
+            "policy_nP": psi_policy,
+            "coefficient_nPB": coefficient_BPB,
+            "surprise_nP": surprise_BP,
             "exact_difference_nP": gain_BP + hits_BP * surprise_BP,
-            "production_difference_nP": psi_policy - psi_production,
             "production_nP": psi_production,
             "same_nP": chosen_BP == static_BP,
             "level_nM": level_BM,
@@ -174,6 +174,28 @@ def score(
         for name, value in values.items():
             found.setdefault(name, []).append(value)
     return Scored(**{name: np.concatenate(parts) for name, parts in found.items()})  # type: ignore[arg-type]
+
+
+def smoothed(
+    basis: ActionBasis,
+    coefficient_nPB: npt.NDArray[np.float32],
+    surprise_nP: FloatArray,
+    action_n: Actions,
+    chosen_nP: Actions,
+) -> FloatArray:
+    """``ψ_i`` of a policy that chooses ``chosen_nP``, [n, P]."""
+    value_nP = np.einsum("npb,npb->np", basis.values_AB[chosen_nP], coefficient_nPB)
+    return np.asarray(value_nP + basis.hat_AA[chosen_nP, action_n[:, None]] * surprise_nP)
+
+
+def strongest_static(basis: ActionBasis, scored: Scored, action_n: Actions) -> Actions:
+    """``argmax_a Σ_i ψ_i(a)``, [P]: the best static vector as these very rows see it."""
+    size = len(basis.values_AB)
+    value_AP = basis.values_AB @ scored.coefficient_nPB.sum(axis=0, dtype=np.float64).T
+    binned_AP = np.stack(
+        [np.bincount(action_n, weights=one, minlength=size) for one in scored.surprise_nP.T], axis=1
+    )
+    return np.asarray((value_AP + basis.hat_AA @ binned_AP).argmax(axis=0))
 
 
 def judge(
@@ -192,32 +214,36 @@ def judge(
     contrast_AM = average_contrast(surface, network, earlier)
     _, user_n = np.unique(holdout["user"], return_inverse=True)
     fold_n = user_n % FOLDS
-    smoother_AA = utility_basis(surface).hat_AA
+    basis, action_n = utility_basis(surface), holdout["action"].astype(np.intp)
     static_FP = np.stack(
         [
-            best_static(smoother_AA, [earlier, _others(holdout, fold_n != fold)], scalarization_PM)
+            best_static(basis.hat_AA, [earlier, _others(holdout, fold_n != fold)], scalarization_PM)
             for fold in range(FOLDS)
         ]
     )
-    scored = score(surface, network, holdout, scalarization_PM, static_FP[fold_n], contrast_AM)
+    static_nP = static_FP[fold_n]
+    scored = score(surface, network, holdout, scalarization_PM, static_nP, contrast_AM)
+    strongest_P = strongest_static(basis, scored, action_n)
+    rivals = (np.broadcast_to(strongest_P, static_nP.shape), static_nP)
     scale_P = scored.production_nP.mean(axis=0)
-    static, exact, production = (
+    static, chosen, exact, production = (
         _mean((difference_nP / scale_P).mean(axis=1), user_n)
         for difference_nP in (
-            scored.static_difference_nP,
+            *(scored.policy_nP - _psi(basis, scored, action_n, rival_nP) for rival_nP in rivals),
             scored.exact_difference_nP,
-            scored.production_difference_nP,
+            scored.policy_nP - scored.production_nP,
         )
     )
     slopes = calibration_slopes(scored.level_nM, scored.personal_nM, holdout["rewards"], holdout["user"])
     same = float(scored.same_nP.mean())
-    level = decide(static, production, exact, same)
-    best_P = best_static(smoother_AA, [earlier, holdout], scalarization_PM)
+    level = decide(static, chosen, production, exact, same)
+    best_P = best_static(basis.hat_AA, [earlier, holdout], scalarization_PM)
     more = more_rows([static, production], log_rows)
     return RunVerdict(
         level=level,
         text=_text(level, static, production, more),
         versus_static=static,
+        versus_chosen=chosen,
         versus_production=production,
         exact=exact,
         calibrated=_calibrated(scored, slopes, scalarization_PM, scale_P),
@@ -231,20 +257,21 @@ def judge(
     )
 
 
-def decide(static: Estimate, production: Estimate, exact: Estimate, same: float) -> Level:
-    """The level, from three estimates and the share of requests that get the static vector anyway.
+def decide(static: Estimate, chosen: Estimate, production: Estimate, exact: Estimate, same: float) -> Level:
+    """The level, from four estimates and the share of requests that get the static vector anyway.
 
     Args:
-        static: against the best static vector.
+        static: against the static vector that was chosen on the same rows.
+        chosen: against the one that was chosen on other rows.
         production: against production.
-        exact: against the best static vector by exact matching; a pass must not contradict it.
-        same: share of requests for which the policy chooses the static vector.
+        exact: against the one of other rows by exact matching; a pass must not contradict it.
+        same: share of requests for which the policy chooses the one of other rows.
     """
-    if static.high < 0 or production.high < 0:
+    if chosen.high < 0 or production.high < 0:
         return "worse"
     if same > 1.0 - SAME_POLICY:
         return "static"
-    if static.low > 0 and production.low > 0 and exact.high > 0:
+    if min(static.low, chosen.low, production.low) > 0 and exact.high > 0:
         return "better"
     return "not yet"
 
@@ -262,6 +289,10 @@ def more_rows(estimates: Sequence[Estimate], log_rows: int) -> int | None:
         return None
     # What the interval needs is also what training would have to learn from: never less than as much again.
     return int(max(total - log_rows, log_rows))
+
+
+def _psi(basis: ActionBasis, scored: Scored, action_n: Actions, chosen_nP: Actions) -> FloatArray:
+    return smoothed(basis, scored.coefficient_nPB, scored.surprise_nP, action_n, chosen_nP)
 
 
 def _others(rows: Arrays, which_n: npt.NDArray[np.bool_]) -> Arrays:

@@ -66,10 +66,13 @@ class RunVerdict(BaseModel):
     level: Level
     text: str
     versus_static: Estimate
-    """Against the best static vector, doubly robust through the projection onto a few functions."""
+    """Against the strongest static vector of the same rows, by projection DR."""
+    versus_chosen: Estimate | None = None
+    """Against the static vector that was chosen on other rows; None in older runs."""
     versus_production: Estimate
     exact: Estimate | None = None
-    """Against the best static vector with exact matching, which assumes nothing; None in older runs."""
+    """Against the static vector of other rows with exact matching, which assumes nothing; None in older
+    runs."""
     calibrated: Estimate
     """What the run promises for itself, by calibration slopes: a diagnosis that decides nothing."""
     slopes: tuple[float, ...]

@@ -75,21 +75,24 @@ def test_promises_that_do_not_come_true_do_not_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("static", "production", "exact", "same", "level"),
+    ("static", "chosen", "production", "exact", "same", "level"),
     [
-        (UP, UP, UP, 0.2, "better"),
-        (UP, UP, NOTHING, 0.2, "better"),
-        (UP, UP, DOWN, 0.2, "not yet"),
-        (UP, NOTHING, UP, 0.2, "not yet"),
-        (NOTHING, NOTHING, UP, 0.2, "not yet"),
-        (NOTHING, UP, NOTHING, 0.2, "not yet"),
-        (DOWN, UP, UP, 0.2, "worse"),
-        (UP, DOWN, UP, 0.2, "worse"),
-        (NOTHING, NOTHING, NOTHING, 1.0, "static"),
+        (UP, UP, UP, UP, 0.2, "better"),
+        (UP, UP, UP, NOTHING, 0.2, "better"),
+        (UP, UP, UP, DOWN, 0.2, "not yet"),
+        (NOTHING, UP, UP, UP, 0.2, "not yet"),
+        (DOWN, UP, UP, UP, 0.2, "not yet"),
+        (UP, NOTHING, UP, UP, 0.2, "not yet"),
+        (UP, UP, NOTHING, UP, 0.2, "not yet"),
+        (NOTHING, DOWN, UP, UP, 0.2, "worse"),
+        (UP, UP, DOWN, UP, 0.2, "worse"),
+        (NOTHING, NOTHING, NOTHING, NOTHING, 1.0, "static"),
     ],
 )
-def test_levels(static: Estimate, production: Estimate, exact: Estimate, same: float, level: str) -> None:
-    assert decide(static, production, exact, same) == level
+def test_levels(
+    static: Estimate, chosen: Estimate, production: Estimate, exact: Estimate, same: float, level: str
+) -> None:
+    assert decide(static, chosen, production, exact, same) == level
 
 
 def test_rows_that_are_missing_follow_from_the_width_of_the_interval() -> None:
