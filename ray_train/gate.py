@@ -15,13 +15,11 @@ needs no assumption on how the reward runs over the grid, and a pass must not co
 The best static vector is not known either, and a rival that was chosen badly is easily beaten. So there are
 two:
 
-* the one *chosen on other rows* and without the network, ``argmax_a Σ_i S[a, a_i] (r_λi - r̄_λ) / p_i`` over
-  the
-  earlier rows and the other half of the hold-out's users: a policy below it is ``worse``;
-* the one *chosen on the same rows*, ``argmax_a Σ_i ψ_i(a)``. It profits from their noise, so its value is
-  never
-  below that of the truly best vector as these rows see it: a policy whose interval lies above it has beaten
-  that one too. Only this makes a run ``better``.
+* the one *chosen on other rows* and without the network, ``argmax_a Σ_i S[a, a_i] (r_λi - r̄_λ) / p_i`` over the
+  earlier rows and the other half of the hold-out's users. The interval against it must lie above zero; a policy
+  whose interval lies below is ``worse``;
+* the one *chosen on the same rows*, ``argmax_a Σ_i ψ_i(a)``. It profits from their noise, so its value is never
+  below that of the truly best vector as these rows see it: the estimate against it must be above zero too.
 
 The *calibrated* estimate, the gain that the run promises times the calibration slope of its contrasts, is
 kept in the verdict as a diagnosis and decides nothing: it takes the slope over all actions for the slope at
@@ -226,7 +224,7 @@ def judge(
     strongest_P = strongest_static(basis, scored, action_n)
     rivals = (np.broadcast_to(strongest_P, static_nP.shape), static_nP)
     scale_P = scored.production_nP.mean(axis=0)
-    static, chosen, exact, production = (
+    strongest, static, exact, production = (
         _mean((difference_nP / scale_P).mean(axis=1), user_n)
         for difference_nP in (
             *(scored.policy_nP - _psi(basis, scored, action_n, rival_nP) for rival_nP in rivals),
@@ -236,14 +234,14 @@ def judge(
     )
     slopes = calibration_slopes(scored.level_nM, scored.personal_nM, holdout["rewards"], holdout["user"])
     same = float(scored.same_nP.mean())
-    level = decide(static, chosen, production, exact, same)
+    level = decide(static, strongest, production, exact, same)
     best_P = best_static(basis.hat_AA, [earlier, holdout], scalarization_PM)
     more = more_rows([static, production], log_rows)
     return RunVerdict(
         level=level,
         text=_text(level, static, production, more),
         versus_static=static,
-        versus_chosen=chosen,
+        versus_strongest=strongest,
         versus_production=production,
         exact=exact,
         calibrated=_calibrated(scored, slopes, scalarization_PM, scale_P),
@@ -257,21 +255,23 @@ def judge(
     )
 
 
-def decide(static: Estimate, chosen: Estimate, production: Estimate, exact: Estimate, same: float) -> Level:
+def decide(
+    static: Estimate, strongest: Estimate, production: Estimate, exact: Estimate, same: float
+) -> Level:
     """The level, from four estimates and the share of requests that get the static vector anyway.
 
     Args:
-        static: against the static vector that was chosen on the same rows.
-        chosen: against the one that was chosen on other rows.
+        static: against the static vector that was chosen on other rows.
+        strongest: against the one that was chosen on the same rows.
         production: against production.
         exact: against the one of other rows by exact matching; a pass must not contradict it.
         same: share of requests for which the policy chooses the one of other rows.
     """
-    if chosen.high < 0 or production.high < 0:
+    if static.high < 0 or production.high < 0:
         return "worse"
     if same > 1.0 - SAME_POLICY:
         return "static"
-    if min(static.low, chosen.low, production.low) > 0 and exact.high > 0:
+    if min(static.low, production.low) > 0 and strongest.estimate > 0 and exact.high > 0:
         return "better"
     return "not yet"
 
@@ -308,6 +308,8 @@ def _text(level: Level, static: Estimate, production: Estimate, more: int | None
         return f"worse on the hold-out: {against}"
     if level == "static":
         return f"nothing to personalize found: the run serves the best static vector to everybody; {against}"
+    if min(static.low, production.low) > 0:
+        against += "; but not above the static vector that these rows themselves like best"
     need = "more rows than are worth collecting" if more is None else f"about {more:,} more rows"
     return f"not yet: {need} are needed to tell; {against}"
 

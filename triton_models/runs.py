@@ -66,9 +66,9 @@ class RunVerdict(BaseModel):
     level: Level
     text: str
     versus_static: Estimate
-    """Against the strongest static vector of the same rows, by projection DR."""
-    versus_chosen: Estimate | None = None
-    """Against the static vector that was chosen on other rows; None in older runs."""
+    """Against the best static vector, chosen on other rows, by projection DR."""
+    versus_strongest: Estimate | None = None
+    """Against the static vector that the same rows like best, which flatters it; None in older runs."""
     versus_production: Estimate
     exact: Estimate | None = None
     """Against the static vector of other rows with exact matching, which assumes nothing; None in older

@@ -75,24 +75,25 @@ def test_promises_that_do_not_come_true_do_not_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("static", "chosen", "production", "exact", "same", "level"),
+    ("static", "strongest", "production", "exact", "same", "level"),
     [
         (UP, UP, UP, UP, 0.2, "better"),
         (UP, UP, UP, NOTHING, 0.2, "better"),
         (UP, UP, UP, DOWN, 0.2, "not yet"),
         (NOTHING, UP, UP, UP, 0.2, "not yet"),
-        (DOWN, UP, UP, UP, 0.2, "not yet"),
+        (UP, DOWN, UP, UP, 0.2, "not yet"),
+        (UP, Estimate(estimate=0.005, low=-0.01, high=0.02), UP, UP, 0.2, "better"),
         (UP, NOTHING, UP, UP, 0.2, "not yet"),
         (UP, UP, NOTHING, UP, 0.2, "not yet"),
-        (NOTHING, DOWN, UP, UP, 0.2, "worse"),
+        (DOWN, DOWN, UP, UP, 0.2, "worse"),
         (UP, UP, DOWN, UP, 0.2, "worse"),
         (NOTHING, NOTHING, NOTHING, NOTHING, 1.0, "static"),
     ],
 )
 def test_levels(
-    static: Estimate, chosen: Estimate, production: Estimate, exact: Estimate, same: float, level: str
+    static: Estimate, strongest: Estimate, production: Estimate, exact: Estimate, same: float, level: str
 ) -> None:
-    assert decide(static, chosen, production, exact, same) == level
+    assert decide(static, strongest, production, exact, same) == level
 
 
 def test_rows_that_are_missing_follow_from_the_width_of_the_interval() -> None:
