@@ -15,11 +15,11 @@ needs no assumption on how the reward runs over the grid, and a pass must not co
 The best static vector is not known either, and a rival that was chosen badly is easily beaten. So there are
 two:
 
-* the one *chosen on other rows* and without the network, ``argmax_a Σ_i S[a, a_i] (r_λi - r̄_λ) / p_i`` over the
-  earlier rows and the other half of the hold-out's users. The interval against it must lie above zero; a policy
-  whose interval lies below is ``worse``;
-* the one *chosen on the same rows*, ``argmax_a Σ_i ψ_i(a)``. It profits from their noise, so its value is never
-  below that of the truly best vector as these rows see it: the estimate against it must be above zero too.
+* the one *chosen on other rows* and without the network, ``argmax_a Σ_i S[a, a_i] (r_λi - r̄_λ) / p_i`` over
+  the earlier rows and the other half of the hold-out's users. The interval against it must lie above zero; a
+  policy whose interval lies below is ``worse``;
+* the one *chosen on the same rows*, ``argmax_a Σ_i ψ_i(a)``. It profits from their noise, so its value is
+  never below that of the truly best vector as these rows see it: the estimate against it must be above zero.
 
 The *calibrated* estimate, the gain that the run promises times the calibration slope of its contrasts, is
 kept in the verdict as a diagnosis and decides nothing: it takes the slope over all actions for the slope at
