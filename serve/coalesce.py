@@ -10,8 +10,9 @@ takes along those that were waiting. None waits longer than ``coalesce_ms``.
 
 A request whose trace is recorded has a call of its own, since a call carries one trace context; a shared call
 carries none. What is sent was validated row by row; each answer is checked on its own. A call that fails,
-fails for all that share it: each of these requests gets production weights. The breaker judges calls, not
-requests: of each call it hears each thing once (:class:`SharedCall`).
+fails for all that share it: each of these requests gets production weights. But a call that is refused is
+made again, each question alone: a bad one hurts no other. The breaker judges calls, not requests: of each
+call it hears each thing once (:class:`SharedCall`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from serve.clients import ValueClient, ValueQuestion
 from serve.decide import ValueAnswer
 from serve.fanout import Clock
 from serve.metrics import Metrics
-from triton_models.errors import UpstreamInvalidError
+from triton_models.errors import UpstreamInvalidError, UpstreamRefusedError
 
 SMOOTHING = 0.05
 """Weight of the newest time in a running mean."""
@@ -179,15 +180,26 @@ class Coalescer:
                 raise UpstreamInvalidError(
                     f"{self._client.name}: expected {len(together)} answers, got {len(answers)}"
                 )
+        except UpstreamRefusedError as error:
+            if len(together) > 1:  # one of them, or all of them together: each is to be judged by itself
+                for asked in together:
+                    self._begin([asked])
+            else:
+                self._fail(together, error)
+            return
         except Exception as error:  # handed to those who wait, whatever it is
-            for waiting in together:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(error)
+            self._fail(together, error)
             return
         self.typical.add(self._clock() - began_s)
         for waiting, answer in zip(together, answers, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(answer)
+
+    @staticmethod
+    def _fail(together: Sequence[Asked], error: Exception) -> None:
+        for asked in together:
+            if not asked.answer.done():
+                asked.answer.set_exception(error)
 
     async def close(self) -> None:
         """Give up on calls under way: at shutdown, after they had their time."""

@@ -60,6 +60,7 @@ from triton_models.errors import (
     StateIncompleteError,
     UpstreamError,
     UpstreamInvalidError,
+    UpstreamRefusedError,
     UpstreamUnavailableError,
 )
 from triton_models.surface import Surface
@@ -203,7 +204,7 @@ class Sidecar:
         """
         begun = self._begin(request)
         answer = await self._rank(request, begun, headers)
-        if isinstance(answer, Failure) and answer.type not in CALLERS_OWN:
+        if isinstance(answer, Failure) and answer.type not in CALLERS_OWN and begun.control:
             self.policies.record_failure(begun.assigned)
         return answer
 
@@ -297,7 +298,10 @@ class Sidecar:
     def _report(self, link: ServerLink, epoch: int, asked: Asked, error: BaseException) -> None:
         """Tell the link's breaker of a failed call."""
         why = str(error) if isinstance(error, UpstreamError) else f"unreadable answer: {error!r}"
-        self._tell(link, epoch, asked, "failed", why)
+        # A server that refuses a request works: one caller's wrong ones must not close it to everybody.
+        self._tell(
+            link, epoch, asked, "answered" if isinstance(error, UpstreamRefusedError) else "failed", why
+        )
 
     def _tell(self, link: ServerLink, epoch: int, asked: Asked, event: Event, why: str = "") -> None:
         """Tell the link's breaker what became of a call, once for all requests that shared it."""

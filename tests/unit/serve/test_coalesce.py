@@ -20,7 +20,7 @@ from serve.fakes import FakeValueClient
 from serve.metrics import Metrics
 from tests.unit.serve.support import STATE, SURFACE, config, rig
 from tests.unit.serve.test_fanout import metric, run
-from triton_models.errors import UpstreamUnavailableError
+from triton_models.errors import UpstreamRefusedError, UpstreamUnavailableError
 
 LONG_S = 30.0
 TRACED = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
@@ -167,6 +167,26 @@ def test_a_failed_call_fails_for_all_that_share_it(trouble: str) -> None:
         assert len({type(outcome) for outcome in outcomes}) == 1
         assert all(isinstance(outcome, Exception) for outcome in outcomes)
         assert c.typical.seen is False, "a failure says nothing of how long a call takes"
+
+    run(main())
+
+
+def test_a_refused_call_is_made_again_each_question_alone() -> None:
+    @dataclass
+    class Picky(Echo):
+        async def choose_many(self, questions: Sequence[ValueQuestion]) -> list[ValueAnswer]:
+            if any(q.tensors["number"][0] == 2 for q in questions):
+                self.rows.append(len(questions))
+                raise UpstreamRefusedError("INVALID_ARGUMENT: not two")
+            return await super().choose_many(questions)
+
+    async def main() -> None:
+        client = Picky(SURFACE)
+        c = coalescer(client)
+        asked = [c.ask(question(n), linger_s=0.0) for n in range(4)]
+        outcomes = await asyncio.gather(*(one.answer for one in asked), return_exceptions=True)
+        assert [getattr(o, "action", type(o)) for o in outcomes] == [0, 1, UpstreamRefusedError, 3]
+        assert client.rows == [4, 1, 1, 1, 1]
 
     run(main())
 
