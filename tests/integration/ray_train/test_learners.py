@@ -70,7 +70,7 @@ def test_a_world_without_anything_to_gain_shrinks_to_the_static_vector(
     # All the committee has learned about differences between requests is noise, and it is told so.
     assert (head_of(network).personal_M < 0.35).all()
     assert not verdict.passed
-    assert verdict.calibrated.low <= 0.0 <= verdict.calibrated.high
+    assert verdict.versus_static.low <= 0.0 <= verdict.versus_static.high
 
 
 def test_the_spread_of_the_members_is_the_size_of_their_error(null: tuple[ValueNetwork, RunVerdict]) -> None:
