@@ -31,7 +31,7 @@ def _add_up(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         type=int,
         metavar="N",
         help="0 to 19: how far the tritonserver started for --repository steps back for other processes of "
-        "the machine (default: 5 beside a ranker, else 0)",
+        "the machine (default: 2 beside a ranker, else 0)",
     )
     ranker = up.add_mutually_exclusive_group()
     ranker.add_argument("--ranker", metavar="HOST:PORT", help="gRPC address of the ranker (KServe v2)")
