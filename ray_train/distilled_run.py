@@ -28,6 +28,7 @@ from ray_train.distil import (
     teach,
 )
 from ray_train.distil_settings import DistilSettings
+from ray_train.drift_scan import REFERENCE
 from ray_train.epochs import Progress, serialize
 from ray_train.estimators import ChosenActions, FloatArray, SelfNormalizedIPS
 from ray_train.evaluation import evaluate
@@ -143,6 +144,8 @@ def distil_run(
         manifest = _manifest(teacher, logs, network, settings, progress, comparison, time.monotonic() - began)
         states = {name: value.cpu().numpy() for name, value in holdout.state.items()}
         write_atomically(folder / SAMPLE, pack_states(surface, states))
+        if (teacher.path / REFERENCE).exists():  # drift is counted from what the teacher was taught
+            write_atomically(folder / REFERENCE, (teacher.path / REFERENCE).read_bytes())
         _write(folder, surface, student, manifest, progress, comparison)
     return out
 

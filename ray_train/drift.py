@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,23 @@ class DayFigures:
     state_DF: FloatArray
     spread_F: FloatArray
     """Standard deviation of the digest between requests."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data that :meth:`from_dict` reads back."""
+        return {name: values.tolist() for name, values in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Out of plain data.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(data) != names:
+            raise ValueError(f"expected {', '.join(sorted(names))}, got {', '.join(sorted(data))}")
+        arrays: dict[str, Any] = {name: np.asarray(values, np.float64) for name, values in data.items()}
+        return cls(**{**arrays, "rows_D": arrays["rows_D"].astype(np.int64)})
 
 
 class DayTotals:

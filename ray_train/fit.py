@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ray_train.drift_scan import write_reference
 from ray_train.fit_plan import Plan, make_plan
 from ray_train.learners import LEARNERS
 from ray_train.learning_curve import learning_html
@@ -136,6 +137,8 @@ def fit(
         say("judging    the run on the hold-out")
         progress, verdict = _judged(surface, plan, request, progress, say)
         states = _holdout_states(surface, plan, settings.seed)
+        window = (plan.split.train_start, plan.split.holdout_start)
+        write_reference(folder, surface, plan.files, plan.units, window, plan.now)
     _write_run(folder, surface, plan, request, progress, states, verdict, time.monotonic() - started)
     if checkpoints is None:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from serve.access import Access
 from serve.config import SidecarConfig
-from serve.drift_monitor import DriftMonitor, DriftState
+from serve.drift_answers import DriftState
+from serve.drift_monitor import DriftMonitor
 from serve.openapi import json_body, plain_schema
 from serve.policy import Text
 from serve.policy_api import CHANGE_ERRORS, DESCRIBED_BEARER, READ_ERRORS, author_of, guarded, read_model

@@ -11,12 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import CollectorRegistry, Counter, Gauge
-from pydantic import BaseModel, ConfigDict
+from prometheus_client import CollectorRegistry
 
 from serve.config import SidecarConfig
 from serve.decide import Decision
@@ -36,13 +35,15 @@ from serve.drift import (
     thinned,
     worst,
 )
+from serve.drift_answers import DriftMetrics
+from serve.drift_policy import chooses, promise_of, static_of
 from serve.drift_store import Kept, MemoryReferences, References, StoredReferences
 from serve.policies import Policies
-from serve.policy import STATIC, Arm, Assignment, Policy, PolicyBody
+from serve.policy import STATIC, Assignment
 from serve.policy_keeper import PolicyKeeper
-from serve.policy_rules import SAME_POINT, Change
+from serve.policy_rules import Change
 from triton_models.errors import PolicyConflictError, PutsError, StoreError
-from triton_models.frontier import Frontier, Point
+from triton_models.frontier import Frontier
 from triton_models.surface import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -52,64 +53,6 @@ AUTHOR = "drift"
 
 Note = tuple[str | None, Assignment, Decision, npt.NDArray[Any] | None]
 """Cohort, what the request was assigned and given, and the ranker's scores [n, all heads]."""
-
-
-class DriftMetrics:
-    """What Prometheus sees. ``what`` is a closed set: the surface's heads and objectives."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, text: str, mode: Literal["livemin", "livemax"], *labels: str) -> Gauge:
-            return Gauge(name, text, labels, registry=registry, multiprocess_mode=mode)
-
-        self.index = gauge(
-            "puts_drift",
-            "Difference from the reference (score:HEAD, a population stability index) or from the frontier "
-            "(weight:HEAD, value:OBJECTIVE); the worst of the node's replicas",
-            "livemax",
-            "what",
-        )
-        self.level = gauge(
-            "puts_drift_level", "0: as it was; 1: watch it; 2: use static weights or sweep again", "livemax"
-        )
-        self.reference = gauge(
-            "puts_drift_reference", "1: scores are compared; 0: the reference is still collected", "livemin"
-        )
-        self.switches = Counter(
-            "puts_drift_switches_total", "Static weights put in force by drift.on_limit", registry=registry
-        )
-
-
-class ReferenceState(BaseModel):
-    """The reference that scores are compared with."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    number: int
-    frontier_fingerprint: str | None
-    author: str
-    made_at: float
-    """Unix time in seconds at which collecting began."""
-    complete: bool
-    requests: int
-    """Collected by this replica so far, or in the whole reference."""
-    kept: bool
-    """Whether a restart finds it again: there is a policy store."""
-
-
-class DriftState(BaseModel):
-    """What this replica knows of drift."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    enabled: bool
-    level: Level
-    levels: dict[str, Level]
-    indices: dict[str, float]
-    """Of the window; empty until there are requests enough."""
-    recommendation: str | None
-    requests: int
-    """Rankings looked at in the window."""
-    reference: ReferenceState | None
 
 
 class DriftMonitor:
@@ -335,7 +278,7 @@ class DriftMonitor:
         self._references.begin(wanted, author=author, at=self._now())
 
     def describe(self) -> dict[str, Any]:
-        """A :class:`DriftState`, as plain data."""
+        """A :class:`serve.drift_answers.DriftState`, as plain data."""
         kept, collector = self._kept, self._collector
         reference = None
         if kept is not None:
@@ -359,39 +302,3 @@ class DriftMonitor:
             "requests": self._window.total(self._clock()).ranked,
             "reference": reference,
         }
-
-
-def promise_of(frontier: Frontier | None, lambda_M: FloatArray, cohort: str | None) -> Promise | None:
-    """What a frontier says of λ for a cohort, else for everybody; None: nothing."""
-    if frontier is None:
-        return None
-    surface = frontier.surface_object
-
-    def is_it(point: Point) -> bool:
-        mine_M = surface.scalarization(point.scalarization)
-        return bool(np.abs(mine_M - lambda_M).max() <= SAME_POINT)
-
-    found = [p for p in frontier.points if p.cohort in (None, cohort) and is_it(p)]
-    point = min(found, key=lambda p: p.cohort is None, default=None)
-    if point is None:
-        return None
-    values = [point.values[name] for name in surface.objectives]
-    return Promise(
-        weights_W=np.array([point.mean_weights[head] for head in surface.controlled_heads]),
-        values_M=None if None in values else np.array(values, dtype=np.float64),
-    )
-
-
-def chooses(policy: PolicyBody) -> bool:
-    """Whether anybody is served the value network's choice."""
-    return any(choice != STATIC for arm in policy.arms for choice in (arm.choice, *arm.cohorts.values()))
-
-
-def static_of(policy: Policy) -> PolicyBody:
-    """Production weights for everybody; exploration as it was: the next run learns from it."""
-    return PolicyBody(
-        arms=(Arm(name=STATIC, choice=STATIC),),
-        salt=policy.salt,
-        exploration=policy.exploration,
-        excluded=policy.excluded,
-    )

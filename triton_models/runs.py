@@ -6,6 +6,7 @@
     RUN/model.pt      state dict of :class:`triton_models.network.ValueNetwork`
     RUN/surface.yaml  the control surface, for people
     RUN/states.npz    some logged states (:mod:`triton_models.state_sample`)
+    RUN/reference.json  daily figures of the training window, for ``validate --run``
 """
 
 from __future__ import annotations

@@ -127,6 +127,7 @@ def test_the_run_says_what_it_is(fitted: Fitted) -> None:
         "learning.html",
         "learning.json",
         "model.pt",
+        "reference.json",
         "run.json",
         "states.npz",
         "surface.yaml",

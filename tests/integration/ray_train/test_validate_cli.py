@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import pyarrow as pa
 import pytest
 
 from ray_train.cli import main
+from ray_train.drift_scan import REFERENCE, write_reference
+from ray_train.logs import discover_files
+from ray_train.reading import list_units
 from tests.support.logs import START, make_log, replace_cell, write_log
 from tests.support.runs import write_untrained_run
 from tests.support.surfaces import small_surface, small_surface_data
@@ -176,6 +180,31 @@ def test_drift_since_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     told = capsys.readouterr().out
     assert "warning: drift since run untrained-small-0: the rewards answer to the weights otherwise" in told
     assert "use static weights" in told
+
+
+def test_drift_since_a_run_whose_logs_are_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_untrained_run(SURFACE, tmp_path / "run")
+    table, changes = make_log(SURFACE, 12_000), START + timedelta(days=14)
+    early, later = (table.filter(part) for part in in_two(table, changes))
+    logs = write_log(early, tmp_path / "early" / "logs")
+    files = discover_files(logs)
+    write_reference(run, SURFACE, files, list_units(SURFACE, files), (START, changes), datetime.now(UTC))
+    shutil.rmtree(logs)
+    assert validate(write_log(later, tmp_path / "same" / "logs"), "--run", str(run)) == 0
+    assert "warning: drift" not in capsys.readouterr().out
+    reward = (np.array(later["weight_repin"]) > 150).astype(np.int32)
+    changed = write_log(column(later, "reward_repin", reward), tmp_path / "other" / "logs")
+    assert validate(changed, "--run", str(run)) == 0
+    assert "the rewards answer to the weights otherwise" in capsys.readouterr().out
+    (run / REFERENCE).write_text('{"contrast_degree": 2, "days": {"rows_D": [1]}}')
+    assert validate(changed, "--run", str(run)) == 2
+    assert "reference.json: cannot be read (expected contrast_DBM" in capsys.readouterr().err
+
+
+def in_two(table: pa.Table, moment: datetime) -> tuple[pa.Array, pa.Array]:
+    """Before a moment, and from then on."""
+    first = np.array(table["timestamp"].cast(pa.int64())) < moment.timestamp() * 1e6
+    return pa.array(first), pa.array(~first)
 
 
 def test_drift_needs_rows_of_both_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -96,6 +97,16 @@ def test_too_few_days_say_so(surface: Surface) -> None:
     assert "too few days" in drift.sentence()
     with pytest.raises(ValueError, match="no rows"):
         DayTotals(polynomial_basis(surface, 1)).figures()
+
+
+def test_figures_are_read_back_as_they_were_written(surface: Surface) -> None:
+    figures = days(surface, 1, number=3, rows=100)
+    back = DayFigures.from_dict(json.loads(json.dumps(figures.to_dict())))
+    for name, values in vars(figures).items():
+        np.testing.assert_array_equal(getattr(back, name), values)
+    assert back.rows_D.dtype == np.int64
+    with pytest.raises(ValueError, match="expected contrast_DBM"):
+        DayFigures.from_dict({"rows_D": [1]})
 
 
 @pytest.mark.parametrize(

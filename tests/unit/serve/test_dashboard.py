@@ -11,7 +11,7 @@ import pytest
 from serve.cli import main
 from serve.dashboard import WIDTH, dashboard, dashboard_text, filled_in, queries
 from serve.decision_log_metrics import DecisionLogMetrics
-from serve.drift_monitor import DriftMetrics
+from serve.drift_answers import DriftMetrics
 from serve.metrics import Metrics
 from tests.support.prometheus import exposed, what_is_wrong
 from tests.support.surfaces import small_surface

@@ -36,7 +36,9 @@ from serve.drift import (
     thinned,
     worst,
 )
-from serve.drift_monitor import DriftMonitor, DriftState, promise_of
+from serve.drift_answers import DriftState
+from serve.drift_monitor import DriftMonitor
+from serve.drift_policy import promise_of
 from serve.fakes import FakeRankerClient, FakeValueClient
 from serve.policy import Assignment
 from tests.support.frontiers import frontier_data

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serve.drift_monitor import DriftMetrics
+from serve.drift_answers import DriftMetrics
 from serve.metrics import Metrics
 from tests.support.prometheus import exposed, what_is_wrong
 from tests.support.surfaces import small_surface
