@@ -21,7 +21,7 @@ from triton_models.surface import Surface
 
 logger = logging.getLogger(__name__)
 
-_MATRICES = ("outcome", "chosen", "feature")
+_MATRICES = ("outcome", "chosen", "finer", "feature")
 
 
 class Collector:
@@ -78,6 +78,7 @@ class Collector:
         return ScoredRows(
             rows=rows,
             chosen_NP=data["chosen"][order],
+            finer_NP=data["finer"][order] if "finer" in data else None,
             cohort_N=cohort_N[order],
             cohorts=names,
             rejected=int(self._reasons[1:].sum()),

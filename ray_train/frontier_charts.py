@@ -79,7 +79,8 @@ def scatter(
     points = frontier.points_of(cohort)
     one, two = pair
     who = cohort or "everybody"
-    x_axis, y_axis = axes or scatter_axes(frontier, pair, points)
+    between = frontier.points_of(cohort, extrapolated=True)
+    x_axis, y_axis = axes or scatter_axes(frontier, pair, (*points, *between))
     plot = Plot(
         *size,
         x_axis,
@@ -100,6 +101,10 @@ def scatter(
             kind = "pale" if point.dominated else "front"
             tip = describe(frontier, point, scalarization_text(point))
             plot.add(svg.circle(*spot, 3.5 if point.dominated else 4.5, kind, tip))
+    for point in between:
+        if spot := _spot(plot, point, pair):
+            tip = describe(frontier, point, f"{scalarization_text(point)}, weights between those explored")
+            plot.add(svg.circle(*spot, 4, "extrapolated", tip))
     plot.add(svg.circle(plot.x(0), plot.y(0), 5, "production", "production"))
     if cohort is None:
         _mark_candidates(plot, frontier, pair)
@@ -114,7 +119,7 @@ def scatter_axes(frontier: Frontier, pair: tuple[str, str], points: Iterable[Poi
     for name in pair:
         lifts = [estimate.lifts[name] for estimate in (*shown, *static)]
         core = [100 * lift for lift in lifts if lift is not None]
-        pairs = [point.bands()[name] for point in shown if not point.dominated]
+        pairs = [point.bands()[name] for point in shown if not (point.dominated or point.extrapolated)]
         extra = [100 * bound for bounds in pairs if bounds for bound in bounds]
         axes.append(Axis.around([0.0, *core], extra, title=f"{name} lift, %", signed=True))
     return axes[0], axes[1]

@@ -112,6 +112,14 @@ _LEGEND = (
 )
 
 
+_BETWEEN = (
+    '<p class="note"><i class="key extrapolated"></i>extrapolated: the same network choosing among weights '
+    "between those explored. No log holds such weights: their values assume that rewards between two grid "
+    "points lie on a smooth curve. They are never candidates, and the served model does not choose them; to "
+    "use them, explore a finer grid and fit again.</p>"
+)
+
+
 def _scatter(frontier: Frontier) -> str:
     pairs = charts.objective_pairs(frontier)
     if not pairs:
@@ -130,7 +138,8 @@ def _scatter(frontier: Frontier) -> str:
     )
     if not wide:
         note += " A point may look dominated in one panel and not be, in all objectives together."
-    return section("Operating points against production", _LEGEND + grid(pictures), note)
+    legend = _LEGEND + (_BETWEEN if any(point.extrapolated for point in frontier.points) else "")
+    return section("Operating points against production", legend + grid(pictures), note)
 
 
 def _candidates(frontier: Frontier) -> str:
@@ -259,16 +268,17 @@ def _points(frontier: Frontier) -> str:
     labels = charts.labels_by_point(frontier)
     body = []
     for index, point in enumerate(frontier.points):
-        thin = " (few)" if point.hits < MINIMUM_HITS else ""
+        thin = " (few)" if not point.extrapolated and point.hits < MINIMUM_HITS else ""
         cells = _cells(frontier, point)
         cells[-1] += thin
         name = labels.get(index, "")
         where = "dominated" if point.dominated else "frontier"
+        where = f"extrapolated\n{where}" if point.extrapolated else where
         where += "\n" + name if name else ""
         body.append(
             (
                 [charts.scalarization_text(point), point.cohort or "everybody", *cells, where],
-                "quiet" if point.dominated else "",
+                "quiet" if point.dominated or point.extrapolated else "",
             )
         )
     figures_table = table(["λ", "cohort", *_columns(frontier), "place"], body)

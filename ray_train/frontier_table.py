@@ -33,6 +33,15 @@ def print_candidates(console: Console, frontier: Frontier) -> None:
         if static is not None:
             table.add_row("  matched static", *_cells(frontier, static), style="dim")
     console.print(table)
+    between = frontier.points_of(None, extrapolated=True)
+    if between:
+        ahead = sum(not point.dominated for point in between)
+        console.print(
+            f"extrapolated: {len(between)} points choose weights between those explored, {ahead} of them "
+            "would be on the frontier; never candidates, and not what the served model chooses",
+            soft_wrap=True,
+            highlight=False,
+        )
     console.print(verdict(frontier).text, soft_wrap=True, highlight=False)
 
 

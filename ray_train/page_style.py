@@ -30,6 +30,7 @@ text.title{font-weight:600;font-size:13px}
 text.label{font-weight:600;paint-order:stroke;stroke:var(--panel);stroke-width:3px;stroke-linejoin:round}
 text.quiet{font-weight:400;fill:var(--soft)}
 .pale{fill:var(--pale)}.front{fill:var(--accent)}.candidate{fill:var(--accent);stroke:var(--ink);stroke-width:1.5}
+.extrapolated{fill:none;stroke:var(--c3);stroke-width:1.6;stroke-dasharray:2.2 1.8}
 .production{fill:var(--ink)}.static{fill:var(--panel);stroke:var(--static);stroke-width:2}
 .front-line{fill:none;stroke:var(--accent);stroke-width:1.5;opacity:.6}
 .whisker{stroke:var(--accent);opacity:.22}.whisker.strong{opacity:.75;stroke-width:1.5}
@@ -46,6 +47,7 @@ polyline.curve{fill:none}
 font-size:13px;color:var(--soft)}
 .key{display:inline-block;width:10px;height:10px;border-radius:50%;margin-right:6px;background:var(--accent)}
 .key.candidate{border:1.5px solid var(--ink);width:12px;height:12px;vertical-align:-1px}
+.key.extrapolated{background:none;border:1.6px dashed var(--c3)}
 .key.pale{background:var(--pale)}.key.production{background:var(--ink)}
 .key.static{background:none;border:2px solid var(--static);border-radius:0;transform:rotate(45deg) scale(.85)}
 table{border-collapse:collapse;font-size:13px;margin-top:12px;font-variant-numeric:tabular-nums;width:100%}

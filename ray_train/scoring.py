@@ -27,6 +27,7 @@ from ray_train.duplicates import hash_strings
 from ray_train.estimators import FloatArray
 from ray_train.estimators_basis import ActionBasis, polynomial_basis
 from ray_train.estimators_features import feature_width, row_features
+from ray_train.finer import FinerGrid
 from ray_train.ingest import encode_table
 from ray_train.logs import LogFiles, log_schema
 from ray_train.reading import SLICE_ROWS, Unit, Window, in_window, read_slices
@@ -64,6 +65,8 @@ class ScoringTask:
     slice_rows: int = SLICE_ROWS
     features: bool = False
     """Whether rows carry what a model of the reward may know (:mod:`ray_train.estimators_features`)."""
+    finer: FinerGrid | None = None
+    """Also choose on this grid, for every scalarization."""
 
     def tables(self, unit: Unit) -> Iterator[pa.Table]:
         """Slices of a row group, cut to the window."""
@@ -110,7 +113,8 @@ def score_table(
     action = np.zeros(rows, dtype=np.int16)
     propensity = np.ones(rows)
     outcome_nR = np.zeros((rows, outcomes), dtype=np.float32)
-    chosen_nP = np.zeros((rows, len(task.scalarization_PM)), dtype=np.int16)
+    points = len(task.scalarization_PM)
+    chosen_nX = np.zeros((rows, points * (2 if task.finer else 1)), dtype=np.int16)
     feature_nF = np.zeros((rows, feature_width(surface) if task.features else 0), dtype=np.float16)
     user = np.full(rows, "", dtype=object)
     cohort = np.full(rows, None, dtype=object)
@@ -122,8 +126,8 @@ def score_table(
         propensity[good] = arrays["propensity"]
         outcome_nR[good] = np.concatenate([arrays["rewards"], arrays["metrics"]], axis=1)
         basis = polynomial_basis(surface) if task.features else None
-        chosen_nP[good], coefficients = score_states(
-            surface, network, arrays, task.scalarization_PM, device, basis
+        chosen_nX[good], coefficients = score_states(
+            surface, network, arrays, task.scalarization_PM, device, basis, task.finer
         )
         if task.features:
             feature_nF[good] = row_features(surface, coefficients, arrays)
@@ -135,12 +139,16 @@ def score_table(
         "action": pa.array(action),
         "propensity": pa.array(propensity),
         "outcome": _vectors(outcome_nR),
-        "chosen": _vectors(chosen_nP),
+        "chosen": _vectors(chosen_nX[:, :points]),
         "user": pa.array(user, pa.large_string()),
         "cohort": pa.array(cohort, pa.large_string()),
         "identity": pa.array(identity),
     }
-    return pa.table(columns | ({"feature": _vectors(feature_nF)} if task.features else {}))
+    if task.features:
+        columns["feature"] = _vectors(feature_nF)
+    if task.finer:
+        columns["finer"] = _vectors(chosen_nX[:, points:])
+    return pa.table(columns)
 
 
 def choose_actions(
@@ -161,8 +169,12 @@ def score_states(
     scalarization_PM: FloatArray,
     device: torch.device,
     basis: ActionBasis | None,
+    finer: FinerGrid | None = None,
 ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
-    """The choices [n, P] and, for a basis, the coefficients of Q in it [n, M·B], in one pass."""
+    """The choices [n, P] and, for a basis, the coefficients of Q in it [n, M·B], in one pass.
+
+    With a finer grid the choices on it follow, [n, 2 P].
+    """
     import torch
 
     from triton_models.network import greedy_actions
@@ -171,7 +183,9 @@ def score_states(
     rows = len(arrays[names[0]])
     step = max(1, MICRO_BATCH_CELLS // surface.num_actions)
     scalarization = torch.as_tensor(scalarization_PM, dtype=torch.float32, device=device)
-    chosen_nP = np.empty((rows, len(scalarization_PM)), dtype=np.int16)
+    points = len(scalarization_PM)
+    chosen_nX = np.empty((rows, points * (2 if finer else 1)), dtype=np.int16)
+    mixture_TA = torch.as_tensor(finer.mixture_TA, dtype=torch.float32, device=device) if finer else None
     width = len(surface.objectives) * basis.size if basis else 0
     coefficient_nX = np.empty((rows, width), dtype=np.float32)
     with torch.inference_mode():
@@ -179,14 +193,17 @@ def score_states(
             part = slice(start, start + step)
             state = {name: torch.tensor(arrays[name][part], device=device) for name in names}
             q_BAM = network.action_values(state)
-            chosen_nP[part] = greedy_actions(q_BAM, scalarization).cpu().numpy()
+            chosen_nX[part, :points] = greedy_actions(q_BAM, scalarization).cpu().numpy()
+            if mixture_TA is not None:
+                q_BTM = torch.matmul(mixture_TA, q_BAM)
+                chosen_nX[part, points:] = greedy_actions(q_BTM, scalarization).cpu().numpy()
             if basis:
                 coefficient_nX[part] = basis.coefficients(q_BAM.cpu().numpy()).reshape(-1, width)
-    return chosen_nP, coefficient_nX
+    return chosen_nX, coefficient_nX
 
 
 def _vectors(values_nX: npt.NDArray[Any]) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values_nX.ravel()), values_nX.shape[1])
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(values_nX)), values_nX.shape[1])
 
 
 def score_log(

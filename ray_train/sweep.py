@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ray_train.estimators import (
     ActionMixture,
     ChosenActions,
+    ChosenMixtures,
     Estimator,
     FloatArray,
     LoggedRows,
@@ -29,6 +30,7 @@ from ray_train.estimators import (
 from ray_train.estimators_by_name import MODELLED, Task, fit_model, make_estimator
 from ray_train.estimators_model import DirectMethod, ModelEstimator
 from ray_train.evaluation import Evaluation, evaluate
+from ray_train.finer import finer_grid
 from ray_train.pareto import choose_candidates, hypervolume, non_dominated
 from ray_train.production import production_note, production_policy, static_policy
 from ray_train.sweep_settings import SweepSettings
@@ -68,6 +70,8 @@ class ScoredRows:
     cohorts: tuple[str, ...]
     rejected: int = 0
     """Bad rows of the window that were left out."""
+    finer_NP: npt.NDArray[np.int16] | None = None
+    """The same on a finer grid (:mod:`ray_train.finer`)."""
 
     def take(self, index: RowIndex) -> ScoredRows:
         """Some of the rows."""
@@ -77,6 +81,7 @@ class ScoredRows:
             cohort_N=self.cohort_N[index],
             cohorts=self.cohorts,
             rejected=self.rejected,
+            finer_NP=None if self.finer_NP is None else self.finer_NP[index],
         )
 
 
@@ -95,12 +100,13 @@ def build_frontier(
     sweep.warn()
     points, baselines = sweep.cohort_points(None)
     candidates = sweep.candidates(points)
+    points += sweep.finer_points(None, points)
     if settings.by_cohort:
         if not scored.cohorts:
             logger.warning("no row has a cohort: there is nothing to show by cohort")
         for cohort in scored.cohorts:
             more_points, more_baselines = sweep.cohort_points(cohort)
-            points += more_points
+            points += more_points + sweep.finer_points(cohort, more_points)
             baselines += more_baselines
     return Frontier(
         surface=surface.to_dict(),
@@ -140,6 +146,7 @@ class _Sweep:
         self.production = production_policy(surface, settings.production)
         self.warnings: list[str] = []
         self.critical, self.looks = math.nan, 0
+        self.finer = finer_grid(surface, settings.finer) if settings.finer > 1 else None
         self.estimator: Estimator = self._make_estimator()
         self.uniform = logging_is_uniform(scored.rows.propensity_N, surface.num_actions)
 
@@ -167,6 +174,12 @@ class _Sweep:
             )
         if isinstance(self.estimator, DirectMethod):
             self._warn("dm believes its model of the reward: its intervals do not know the model's bias")
+        if self.finer is not None:
+            self._warn(
+                f"extrapolated points choose among {len(self.finer.weights_TW)} weight vectors, "
+                f"{self.surface.num_actions} of which were explored: between them the network's and the "
+                "reward's answers are interpolated (natural cubic splines), and no logged row checks that"
+            )
         smallest = float(self.scored.rows.propensity_N.min())
         if smallest < THIN_PROPENSITY / self.surface.num_actions:
             self._warn(
@@ -216,6 +229,41 @@ class _Sweep:
             for p, policy in enumerate(policies)
         ]
         return points, [self._baseline(cohort, scored, result, hypervolume(lift_PM[front_P]))]
+
+    def finer_points(self, cohort: str | None, explored: list[Point]) -> list[Point]:
+        """Points with choices between the explored weights, where the network makes any.
+
+        They are valued by themselves: the bands of the explored points do not widen for them.
+        """
+        scored, finer = self._rows_of(cohort), self.finer
+        if finer is None or scored.finer_NP is None or not len(scored.rows):
+            return []
+        chosen_PN = np.ascontiguousarray(scored.finer_NP.T)
+        between_P = np.array([(finer.action_T[chosen_N] < 0).any() for chosen_N in chosen_PN])
+        policies = [ChosenMixtures(chosen_N, finer.mixture_TA) for chosen_N in chosen_PN[between_P]]
+        result = evaluate(
+            self.estimator, scored.rows, [self.production, *policies], self.settings.interval_method()
+        )
+        objectives = self.surface.objectives
+        lift_PM = result.lift_PR[1:, : len(objectives)]
+        known_PM = np.array([[_nan(point.lifts[name]) for name in objectives] for point in explored])
+        front_P = non_dominated(np.concatenate([lift_PM, known_PM]))
+        points = []
+        for i, p in enumerate(np.flatnonzero(between_P)):
+            count_T = np.bincount(chosen_PN[p], minlength=len(finer.weights_TW))
+            mean_W = np.asarray(count_T @ finer.weights_TW / len(scored.rows))
+            # A spline's mixture holds every action; what was logged is hit by explored choices only.
+            hits = int((finer.action_T[chosen_PN[p]] == scored.rows.action_N).sum())
+            points.append(
+                Point(
+                    scalarization=tuple(self.scalarization_PM[p].tolist()),
+                    cohort=cohort,
+                    dominated=not front_P[i],
+                    extrapolated=True,
+                    **{**dict(self._estimate(result, 1 + i, mean_W)), "hits": hits},
+                )
+            )
+        return points
 
     def candidates(self, points: list[Point]) -> dict[str, Candidate]:
         """Candidates among everybody's points, each with its matched static weights (Section 6.4.5)."""

@@ -8,12 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ray_train.estimators import FloatArray
 from ray_train.estimators_by_name import ESTIMATORS, MODELLED
-from ray_train.estimators_smooth import ProjectionDR
+from ray_train.estimators_smooth import KernelDR, ProjectionDR
 from ray_train.intervals import ClusterBootstrap, DeltaMethod, IntervalMethod
 from ray_train.pareto import lattice
 from ray_train.production import Valuation
 from triton_models.errors import ConfigurationError
 from triton_models.surface import Surface
+
+SMOOTH = (ProjectionDR.name, KernelDR.name)
+"""Estimators that can say something of weights between the explored ones."""
 
 
 class SweepSettings(BaseModel):
@@ -37,11 +40,18 @@ class SweepSettings(BaseModel):
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     seed: Annotated[int, Field(ge=0)] = 0
     production: Valuation = "smooth"
+    finer: Annotated[int, Field(ge=1, le=16)] = 1
+    """Also value choices between the explored weights, every grid step divided by this (ray_train.finer)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {self.estimator!r}")
+        if self.finer > 1 and self.estimator not in SMOOTH:
+            raise ValueError(
+                f"finer weights than explored are in no logged row, so {self.estimator} cannot value them; "
+                f"{' and '.join(SMOOTH)} let neighbouring grid points count"
+            )
         if self.alpha_min >= self.alpha_max:
             raise ValueError(f"alpha-min must be below alpha-max, got {self.alpha_min} and {self.alpha_max}")
         return self

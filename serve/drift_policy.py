@@ -21,7 +21,8 @@ def promise_of(frontier: Frontier | None, lambda_M: FloatArray, cohort: str | No
         mine_M = surface.scalarization(point.scalarization)
         return bool(np.abs(mine_M - lambda_M).max() <= SAME_POINT)
 
-    found = [p for p in frontier.points if p.cohort in (None, cohort) and is_it(p)]
+    explored = [p for p in frontier.points if p.cohort in (None, cohort) and not p.extrapolated]
+    found = [p for p in explored if is_it(p)]
     point = min(found, key=lambda p: p.cohort is None, default=None)
     if point is None:
         return None

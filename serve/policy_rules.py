@@ -111,7 +111,8 @@ def off_frontier(
 
     What ``before``, the policy in force, gives a cohort may stay. Else a cohort may have a point of its own
     frontier or of everybody's, and an arm's default one of everybody's.
-    A point counts if no other dominates it, or if the frontier proposes it as a candidate.
+    A point counts if no other dominates it, or if the frontier proposes it as a candidate. An extrapolated
+    one never does: the served model does not choose those weights, and no log says what they do.
     """
     for arm in policy.arms:
         for cohort, choice in [(None, arm.choice), *arm.cohorts.items()]:
@@ -133,4 +134,8 @@ def off_frontier(
 
 def _allowed(frontier: Frontier) -> list[Point]:
     proposed = {candidate.point for candidate in frontier.candidates.values()}
-    return [p for index, p in enumerate(frontier.points) if not p.dominated or index in proposed]
+    return [
+        p
+        for index, p in enumerate(frontier.points)
+        if not p.extrapolated and (not p.dominated or index in proposed)
+    ]

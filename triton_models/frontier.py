@@ -86,7 +86,7 @@ class Point(Estimate):
     dominated: bool
     """Another point of the same cohort is at least as good on every objective and better on one."""
     extrapolated: bool
-    """The policy uses weights that no logged action has."""
+    """The policy uses weights between those that were explored: no logged row has them, and no candidate."""
 
 
 class Candidate(_Frozen):
@@ -200,6 +200,8 @@ class Frontier(_Frozen):
         for label, candidate in self.candidates.items():
             if candidate.point >= len(self.points):
                 raise ValueError(f"candidate {label} names point {candidate.point} of {len(self.points)}")
+            if self.points[candidate.point].extrapolated:
+                raise ValueError(f"candidate {label} names point {candidate.point}, which is extrapolated")
         return self
 
     @cached_property
@@ -213,9 +215,9 @@ class Frontier(_Frozen):
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def points_of(self, cohort: str | None = None) -> tuple[Point, ...]:
-        """The points of one cohort, or of everybody, in sweep order."""
-        return tuple(point for point in self.points if point.cohort == cohort)
+    def points_of(self, cohort: str | None = None, *, extrapolated: bool = False) -> tuple[Point, ...]:
+        """The points of one cohort, or of everybody, in sweep order: explored ones, or extrapolated ones."""
+        return tuple(p for p in self.points if (p.cohort, p.extrapolated) == (cohort, extrapolated))
 
     def candidate(self, label: str) -> Point:
         """The operating point behind a candidate's label.

@@ -53,6 +53,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("--by", choices=("cohort",), help="also every point for every cohort")
     add("--points", type=int, default=25, help="values of α; about that many λ for more than two objectives")
+    add(
+        "--finer",
+        type=int,
+        default=1,
+        metavar="FACTOR",
+        help="also value choices between the explored weights, every grid step divided by this; such points "
+        "are marked as extrapolated and never candidates",
+    )
     add("--alpha-min", type=float, default=0.0, help="smallest α of the sweep, λ = (1-α, α)")
     add("--alpha-max", type=float, default=1.0, help="largest α of the sweep")
     add("--bootstrap", type=int, default=1000, metavar="B", help="resamples; 0 for normal intervals")
@@ -83,6 +91,7 @@ def run(options: argparse.Namespace) -> None:
 
     from ray_train.cluster import joined_ray
     from ray_train.estimators import logging_is_uniform
+    from ray_train.finer import finer_grid
     from ray_train.frontier_page import PAGE, render_page
     from ray_train.frontier_table import print_candidates
     from ray_train.scoring import ScoringTask, score_log
@@ -106,6 +115,7 @@ def run(options: argparse.Namespace) -> None:
         now=now,
         slice_rows=options.batch_size,
         features=settings.needs_features,
+        finer=finer_grid(surface, settings.finer) if settings.finer > 1 else None,
     )
     rows = sum(unit.rows for unit in units if unit.may_overlap(window))
     with joined_ray(options.ray_address), _progress(rows) as progress:
@@ -183,6 +193,7 @@ def _settings(options: argparse.Namespace) -> SweepSettings:
             confidence=options.confidence,
             seed=options.seed,
             production=options.production,
+            finer=options.finer,
         )
     except ValidationError as error:
         raise ConfigurationError(f"sweep: {describe_validation_error(error)}") from error

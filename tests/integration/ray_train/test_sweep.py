@@ -158,6 +158,27 @@ def test_a_network_that_knows_the_world_gets_the_planted_lift(logs: Path) -> Non
     assert frontier.candidates["non_degrading"].lower_bounds_not_negative
 
 
+def test_finer_weights_through_the_door(
+    run: Path, logs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["sweep", str(logs), "--run", str(run), "--points", "5", "--bootstrap", "100"]
+    assert main([*arguments, "--finer", "4", "--estimator", "reward_at_hit"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "finer weights than explored are in no logged row, so reward_at_hit cannot value them" in error
+    assert main(arguments) == 0
+    plain = load_frontier(run)
+    assert main([*arguments, "--finer", "4"]) == 0
+    assert "points choose weights between those explored" in " ".join(capsys.readouterr().out.split())
+    finer = load_frontier(run)
+    assert finer.points_of(None) == plain.points_of(None)  # what was explored is valued as before
+    assert finer.candidates == plain.candidates
+    between = finer.points_of(None, extrapolated=True)
+    assert between
+    assert [point.cohort for point in between] == [None] * len(between)
+    assert 'class="extrapolated"' in (run / "frontier.html").read_text()
+
+
 def test_a_second_sweep_writes_the_same_frontier(swept: Path, logs: Path) -> None:
     first = (swept / "frontier.json").read_bytes()
     arguments = [
