@@ -19,6 +19,7 @@ COMMANDS = (
     "paper",
     "gate",
     "sweepcost",
+    "finer",
     "latency",
     "chaos",
     "record",
