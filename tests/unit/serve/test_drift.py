@@ -418,7 +418,7 @@ def test_a_request_pays_microseconds(tmp_path: Path) -> None:
             decision = Decision(weights_W=weights, action=None, values_M=None, source="static", reason=None)
             scores = np.zeros((2000, len(SURFACE.heads)))
             best_s = min(_time(drift, assigned, decision, scores) for _ in range(5))
-            assert best_s / 1000 < 20e-6  # measured: 0.1 µs; a busy machine is given room
+            assert best_s / 1000 < 20e-6  # the least was 0.1 µs; a busy machine is given room
 
     asyncio.run(main())
 
