@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 PORT_ATTEMPTS = 20
 
 BESIDE_RANKER_NICENESS = 2
-"""With 5, on two cores, the value network starved from 60 % of saturation on: half of its answers were late."""
+"""With 5, on two cores, the value network starved from 60 % of saturation on: half of its answers late."""
 
 
 def run_up(options: argparse.Namespace) -> int:
