@@ -26,9 +26,13 @@ from ray_train.experiment_report import (
     GuardrailVerdict,
     Prediction,
     SampleRatio,
+    ShareTime,
 )
+from ray_train.experiment_strata import Strata
 from ray_train.experiment_sums import ExperimentSums, Moments, Scope
-from ray_train.intervals import DeltaMethod, ratios, relative_lifts
+from ray_train.intervals import ratios
+from ray_train.logs import as_datetime
+from ray_train.stratified import NAME
 from triton_models.errors import ConfigurationError
 from triton_models.files import or_null
 from triton_models.frontier import Bounds, Frontier, Point
@@ -146,10 +150,12 @@ def analyse(
         last_decision=design.window[1].isoformat(),
         latest_version=design.latest_version,
         confidence=settings.confidence,
-        interval=DeltaMethod.name,
+        interval=NAME,
         control=design.control,
         arms=design.arms,
         cells=tuple(cells),
+        share_times=tuple(_share_times(design)),
+        mixed_versions=design.strata.mixed,
         sample_ratios=tuple(_sample_ratios(design, sums, settings)),
         guardrails=tuple(_guardrails(design, cells, settings)),
         frontier=None
@@ -173,8 +179,8 @@ def _order(design: Design, cell: Cell) -> tuple[Any, ...]:
 
 
 def _cells(surface: Surface, design: Design, scope: Scope, moments: Moments) -> Iterable[Cell]:
-    total_PR2 = moments.delta.total_PR2
-    value_PR, lift_PR, bounds_PR2 = ratios(total_PR2), relative_lifts(total_PR2), moments.delta.bounds()
+    value_PR, lift_PR = ratios(moments.delta.total_PR2), moments.delta.lifts()
+    bounds_PR2 = moments.delta.bounds()
     outcomes = (*surface.objectives, *surface.metrics)
     for p, arm in enumerate(design.arms):
         weight, off = float(moments.weight_P[p]), float(moments.off_P[p])
@@ -201,6 +207,15 @@ def _cells(surface: Surface, design: Design, scope: Scope, moments: Moments) -> 
 def _bounds(pair: FloatArray) -> Bounds | None:
     low, high = (or_null(bound) for bound in pair)
     return None if low is None or high is None else (low, high)
+
+
+def _share_times(design: Design) -> Iterable[ShareTime]:
+    strata: Strata = design.strata
+    for version, start_us, count_P in zip(strata.versions, strata.starts_us, strata.counts_SP, strict=True):
+        # A bin may begin before the first of all decisions.
+        start = max(as_datetime(np.datetime64(start_us, "us")), design.window[0])
+        shares = {arm: n / sum(count_P) for arm, n in zip(design.arms, count_P, strict=True)}
+        yield ShareTime(policy_version=version, start=start.isoformat(), requests=sum(count_P), shares=shares)
 
 
 # ------------------------------------------------------------------------------------ sample ratio

@@ -1,6 +1,7 @@
 """What an experiment looks like from its decisions: arms, policy versions, cohorts, and the λ each arm used.
 
-One pass over a few narrow columns, in threads. Explored requests are no part of an experiment.
+And when the arms had which shares (:mod:`ray_train.experiment_strata`). One pass over a few narrow columns,
+in threads. Explored requests are no part of an experiment.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from ray_train import columns
 from ray_train.attribution import Attribution
 from ray_train.decisions import Source
+from ray_train.experiment_strata import Strata, bins, find_strata
 from ray_train.logs import as_datetime
 from ray_train.reading import Unit, Window, read_slices
 from triton_models.errors import ConfigurationError, LogError
@@ -56,6 +58,8 @@ class Design:
     """Fingerprints of the frontiers that the policies came from."""
     explored: int
     """Closed decisions that explored, which are left out."""
+    strata: Strata = field(default_factory=Strata)
+    """Times in which the arms' shares did not change."""
 
     @property
     def control(self) -> str:
@@ -103,8 +107,9 @@ def read_design(surface: Surface, source: Source, rules: Attribution, control: s
     chosen = _control(arms, merged, control)
     if len(arms) < 2:
         raise ConfigurationError(f"{source.files.source}: only arm {arms[0]!r} is there; nothing to compare")
+    ordered = (chosen, *(arm for arm in arms if arm != chosen))
     return Design(
-        arms=(chosen, *(arm for arm in arms if arm != chosen)),
+        arms=ordered,
         versions=tuple(sorted({version for _, version, _, _ in merged.sources})),
         cohorts=_ordered({cohort for _, _, cohort, _ in merged.sources if cohort is not None}, surface),
         choices={
@@ -115,6 +120,7 @@ def read_design(surface: Surface, source: Source, rules: Attribution, control: s
         latest_version=merged.latest,
         frontiers=frozenset(merged.frontiers),
         explored=merged.explored,
+        strata=find_strata(ordered, merged.bins),
     )
 
 
@@ -145,6 +151,7 @@ class _Seen:
 
     def __init__(self) -> None:
         self.sources: Counter[tuple[str, int, str | None, str]] = Counter()
+        self.bins: Counter[tuple[str, int, int]] = Counter()
         self.choices: dict[Key, set[Scalarization]] = {}
         self.frontiers: set[str] = set()
         self.explored = 0
@@ -157,6 +164,7 @@ class _Seen:
         whole = cls()
         for part in parts:
             whole.sources.update(part.sources)
+            whole.bins.update(part.bins)
             for key, choices in part.choices.items():
                 whole.choices.setdefault(key, set()).update(choices)
             whole.frontiers |= part.frontiers
@@ -184,6 +192,9 @@ def _of_unit(surface: Surface, source: Source, unit: Unit, rules: Attribution) -
             keys.group_by(["arm", "version", "cohort", "source"]).aggregate([([], "count_all")]).to_pylist()
         ):
             seen.sources[row["arm"], row["version"], row["cohort"], row["source"]] += row["count_all"]
+        binned = keys.select(["arm", "version"]).append_column("bin", pa.array(bins(t)))
+        for row in binned.group_by(binned.column_names).aggregate([([], "count_all")]).to_pylist():
+            seen.bins[row["arm"], row["version"], row["bin"]] += row["count_all"]
         found = pc.unique(table.column("frontier_fingerprint")).to_pylist()
         seen.frontiers |= {text for text in found if text is not None}
         _collect_choices(surface, table, keys, seen)

@@ -6,7 +6,7 @@ from html import escape
 
 from ray_train import experiment_charts as charts
 from ray_train.experiment_report import Cell, Experiment, GuardrailVerdict, Prediction, SampleRatio
-from ray_train.experiment_verdict import experiment_verdict
+from ray_train.experiment_verdict import experiment_verdict, share_steps
 from ray_train.frontier_charts import percent
 from ray_train.page_parts import Row, document, figure, grid, header, instant, section, table
 
@@ -87,7 +87,11 @@ def _sample_ratios(experiment: Experiment) -> str:
         "Users per arm, and the share declared for it. Where chance alone would give such numbers less than "
         "once in a thousand times, arms lose users unequally and lifts mean nothing."
     )
-    return section("Sample ratio", table(head, rows), note)
+    steps = "".join(
+        f"<li>{escape(f'Shares changed under policy version {version}: {text}')}</li>"
+        for version, text in share_steps(experiment)
+    )
+    return section("Sample ratio", table(head, rows) + (f"<ul>{steps}</ul>" if steps else ""), note)
 
 
 def _ratio_cells(experiment: Experiment, ratio: SampleRatio) -> list[str]:
@@ -241,8 +245,8 @@ def _versions(experiment: Experiment) -> str:
         if (cell := experiment.cell(arm, version)) is not None
     ]
     note = (
-        "Everybody, by the policy version that answered. Where shares changed between versions, the sums "
-        "over versions above mix days in which the arms had other shares: read these rows."
+        "Everybody, by the policy version that answered. Lifts over versions, above, compare within each "
+        "version: where an arm meant something else in another version, they are of both."
     )
     return section("By policy version", table(["arm", *_columns(experiment)], rows), note)
 
@@ -270,6 +274,9 @@ def _reading(experiment: Experiment) -> str:
         "A lift is the arm's value relative to the control's; a value is the mean of the outcome over the "
         "requests, with objectives as whether they happened (Eq. 3 of arXiv 2605.16344). Requests that were "
         "logged as a sample count as many as they stand for.",
+        "Arms are compared within times in which their shares did not change, with the same weights for "
+        "both: a ramp gives the treatment more of the late days than of the early ones. A value is of the "
+        "whole time, so there a lift is not the quotient of two values.",
         "Intervals treat users as independent, not requests. Each holds for one look: of everybody's "
         f"{looks} about {by_chance:.1f} would exclude zero by chance alone, and looking every day adds more.",
         "Requests that fell back to production weights stay in their arm, for that is what the arm does in "

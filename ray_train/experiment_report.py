@@ -2,7 +2,8 @@
 
 Lifts are relative to the control arm in the same part of the traffic, ``V_arm / V_control - 1``: 0.013 is
 +1.3 %. Null is "the data cannot tell". Part of the traffic: a policy version (null: all of them) and a
-cohort (null: everybody).
+cohort (null: everybody). Where the arms' shares changed, by a ramp or a new version, a lift compares within
+the times between the changes, and is not the quotient of the values, which are of the whole time.
 """
 
 from __future__ import annotations
@@ -55,6 +56,18 @@ class Cell(_Frozen):
     no fault, and in no other number here. Null in a file of before they were told apart."""
     effects: dict[str, Effect]
     """By objective and metric."""
+
+
+class ShareTime(_Frozen):
+    """A time in which the arms' shares of the traffic did not change."""
+
+    policy_version: int
+    start: str
+    """It ends with the next one of the version, or with the version."""
+    requests: Count
+    """Logged ones, of all arms."""
+    shares: dict[str, Share]
+    """Of these requests; a sample of the log may be another share of each arm's."""
 
 
 class SampleRatio(_Frozen):
@@ -140,6 +153,10 @@ class Experiment(_Frozen):
     arms: tuple[str, ...]
     """The control first."""
     cells: tuple[Cell, ...]
+    share_times: tuple[ShareTime, ...] = ()
+    """In order; empty in a file of before lifts were compared within them."""
+    mixed_versions: tuple[int, ...] = ()
+    """Versions whose shares changed more often than can be told apart: times have got into their lifts."""
     sample_ratios: tuple[SampleRatio, ...]
     guardrails: tuple[GuardrailVerdict, ...]
     frontier: FrontierReference | None
@@ -175,6 +192,12 @@ class Experiment(_Frozen):
         return tuple(
             dict.fromkeys(cell.policy_version for cell in self.cells if cell.policy_version is not None)
         )
+
+    @property
+    def ramped_versions(self) -> tuple[int, ...]:
+        """Versions in which the arms' shares changed."""
+        versions = [time.policy_version for time in self.share_times]
+        return tuple(version for version in dict.fromkeys(versions) if versions.count(version) > 1)
 
     def cell(self, arm: str, version: int | None = None, cohort: str | None = None) -> Cell | None:
         """One arm in one part of the traffic, if it was there."""

@@ -4,15 +4,17 @@ With ``w_i = 1 / log_probability_i`` of request i and outcome ``r_i``, the value
 
     V = Σ_i w_i r_i / Σ_i w_i ,
 
-and users, not requests, are the independent units (:class:`ray_train.intervals.DeltaMethod`). Two shuffles:
-by request id for the events, then by user id for the clusters; the driver sees sums over users only.
+and users, not requests, are the independent units. Arms are compared within times in which their shares did
+not change (:class:`ray_train.stratified.StratifiedDelta`). Two shuffles: by request id for the events, then
+by user id for the clusters; the driver sees sums over users only.
 
 Requests that came with the control switched off, by the operator or by themselves (``control_off``), are no
 part of any arm's value, as explored ones are not: the switch is set before an arm is drawn and serves the
 production weights in all of them, so they are no fault and only dilute what is compared. Their weight is
 kept, by arm.
 
-Shape legend: U users of a part, P arms (number 0 is the control), R outcomes (objectives, then metrics).
+Shape legend: U users of a part, P arms (number 0 is the control), S strata, R outcomes (objectives, then
+metrics).
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ from ray_train.decisions import DECISION_COUNT, EVENT_COUNT, Reader, counted
 from ray_train.duplicates import hash_strings
 from ray_train.estimators import FloatArray
 from ray_train.experiment_design import Design
-from ray_train.intervals import DeltaMethod
+from ray_train.experiment_strata import Strata
 from ray_train.partitions import Bucket, joined, regrouped, tables
+from ray_train.stratified import StratifiedDelta
 from triton_models.surface import Surface
 
 PAYLOAD = {
@@ -47,6 +50,9 @@ PAYLOAD = {
     "log_probability": pa.float64(),
 }
 """What a decision carries through the shuffle."""
+
+CHUNK = 1 << 22
+"""Sums of users that are spread out at once."""
 
 EXPLORED = "explored"
 WITHOUT_USER = "without_user"
@@ -63,7 +69,7 @@ Scope = tuple[int | None, str | None]
 class Moments:
     """Sums over the users of one scope, by arm."""
 
-    delta: DeltaMethod
+    delta: StratifiedDelta
     users_P: npt.NDArray[np.int64]
     requests_P: npt.NDArray[np.int64]
     weight_P: FloatArray
@@ -113,7 +119,8 @@ def experiment_sums(
         LogError: a file is damaged.
         SurfaceMismatchError: a decision was made under another surface.
     """
-    requests = joined(reader, PerUser(surface=reader.surface, rules=rules, parts=reader.buckets))
+    per_user = PerUser(surface=reader.surface, rules=rules, parts=reader.buckets, strata=design.strata)
+    requests = joined(reader, per_user)
     users = regrouped(requests, "part", reader.buckets).map_batches(
         PerScope(surface=reader.surface, design=design, confidence=confidence),
         batch_size=None,
@@ -135,16 +142,17 @@ def experiment_sums(
 
 @dataclass(frozen=True, kw_only=True)
 class PerUser:
-    """One bucket of requests → sums per user, arm, version and cohort. Picklable."""
+    """One bucket of requests → sums per user, arm, version, cohort and stratum. Picklable."""
 
     surface: Surface
     rules: Attribution
     parts: int
+    strata: Strata
 
     def __call__(self, bucket: Bucket) -> pa.Table:
         """The sums, and a row of counts."""
         found = attribute(self.surface, self.rules, bucket.decisions, bucket.events)
-        sums, counts = user_sums(self.surface, found)
+        sums, counts = user_sums(self.surface, found, self.strata)
         counts.update(counted(bucket.counts, DECISION_COUNT))
         events = found.event_counts + counted(bucket.counts, EVENT_COUNT)
         users = columns.strings(columns.column(sums, "user_id"))
@@ -157,8 +165,8 @@ class PerUser:
         return pa.concat_tables([sums, row], promote_options="default")
 
 
-def user_sums(surface: Surface, found: Attributed) -> tuple[pa.Table, Counter[str]]:
-    """Sums per user, arm, version and cohort of requests that did not explore.
+def user_sums(surface: Surface, found: Attributed, strata: Strata) -> tuple[pa.Table, Counter[str]]:
+    """Sums per user, arm, version, cohort and stratum of requests that did not explore.
 
     Columns: the keys; ``requests``, ``weight``, ``square``, ``fallback``; ``n0..`` and ``d0..`` per outcome:
     ``Σ w r`` and ``Σ w`` over the requests whose outcome is known; ``off``, ``Σ w`` over the requests with
@@ -184,11 +192,14 @@ def user_sums(surface: Surface, found: Attributed) -> tuple[pa.Table, Counter[st
     w_off, w = off / probability[good], asked / probability[good]
     outcome = np.concatenate([found.rewards_nM > 0, found.metrics_nK], axis=1)[good]
     fell_back = np.asarray(pc.is_valid(reason))
+    version = pc.fill_null(table.column("policy_version"), 0).filter(pa.array(good))
+    t = columns.instants(columns.column(table, "timestamp"))[good]
     data = {
         "user_id": table.column("user_id").filter(pa.array(good)),
         "arm": pc.fill_null(table.column("arm"), "").filter(pa.array(good)),
-        "version": pc.fill_null(table.column("policy_version"), 0).filter(pa.array(good)),
+        "version": version,
         "cohort": table.column("cohort").filter(pa.array(good)),
+        "stratum": strata.numbers(version.to_numpy(), t),
         "requests": asked.astype(np.int64),
         "weight": w,
         "square": w**2,
@@ -199,7 +210,7 @@ def user_sums(surface: Surface, found: Attributed) -> tuple[pa.Table, Counter[st
         known = ~np.isnan(outcome[:, r])
         data[f"n{r}"] = np.where(known, w * outcome[:, r], 0.0)
         data[f"d{r}"] = w * known
-    keys = ["user_id", "arm", "version", "cohort"]
+    keys = ["user_id", "arm", "version", "cohort", "stratum"]
     # Floating sums in the order of the requests, not of the threads.
     grouped = pa.TableGroupBy(pa.table(data), keys, use_threads=False)
     sums = grouped.aggregate([(name, "sum") for name in data if name not in keys])
@@ -246,7 +257,7 @@ def scope_moments(
     For everybody and each cohort, over all versions and (if there are several) each of them.
     """
     arm = np.asarray(pc.index_in(rows.column("arm"), value_set=pa.array(design.arms, pa.string())))
-    version = rows.column("version").to_numpy()
+    version, stratum = rows.column("version").to_numpy(), rows.column("stratum").to_numpy()
     cohort = columns.codes(columns.column(rows, "cohort"), design.cohorts)  # 0: none
     user = columns.column(rows, "user_id").dictionary_encode().indices.to_numpy()
     numbers = _numbers(rows, len(surface.objectives) + len(surface.metrics))
@@ -259,7 +270,15 @@ def scope_moments(
                 inside = inside & (cohort == c)
             if (inside & (numbers["requests"] > 0)).any():
                 part = {key: values[inside] for key, values in numbers.items()}
-                found[v, name] = _moments(len(design.arms), arm[inside], user[inside], part, confidence)
+                own = design.strata.of(v)
+                cells = _Cells(
+                    arm=arm[inside],
+                    user=user[inside],
+                    stratum=stratum[inside] - own.start,
+                    arms=len(design.arms),
+                    strata=own.stop - own.start,
+                )
+                found[v, name] = _moments(cells, part, confidence)
     return found
 
 
@@ -269,34 +288,37 @@ def _numbers(rows: pa.Table, outcomes: int) -> dict[str, npt.NDArray[np.float64]
     return {name: rows.column(name).to_numpy().astype(np.float64) for name in names}
 
 
-def _moments(
-    arms: int,
-    arm: npt.NDArray[np.int64],
-    user: npt.NDArray[np.int64],
-    numbers: dict[str, npt.NDArray[np.float64]],
-    confidence: float,
-) -> Moments:
-    off_P = np.asarray(np.bincount(arm, weights=numbers["off"], minlength=arms), dtype=np.float64)
+@dataclass(frozen=True, kw_only=True)
+class _Cells:
+    """Where each row of sums belongs."""
+
+    arm: npt.NDArray[np.int64]
+    user: npt.NDArray[np.int64]
+    stratum: npt.NDArray[np.int64]
+    arms: int
+    strata: int
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> _Cells:
+        """Some of the rows."""
+        arm, user, stratum = self.arm[chosen], self.user[chosen], self.stratum[chosen]
+        return _Cells(arm=arm, user=user, stratum=stratum, arms=self.arms, strata=self.strata)
+
+
+def _moments(cells: _Cells, numbers: dict[str, npt.NDArray[np.float64]], confidence: float) -> Moments:
+    arms = cells.arms
+    off_P = np.asarray(np.bincount(cells.arm, weights=numbers["off"], minlength=arms), dtype=np.float64)
     asked = numbers["requests"] > 0  # who only ever came with the control off is nobody's user
-    arm, user = arm[asked], user[asked]
+    cells = cells.where(asked)
     numbers = {name: values[asked] for name, values in numbers.items()}
-    users, code = np.unique(user, return_inverse=True)
-    cell = code * arms + arm
-    size, outcomes = len(users) * arms, (len(numbers) - 5) // 2
-    sum_UPR2 = np.zeros((len(users), arms, outcomes, 2))
-    for r in range(outcomes):
-        for k, kind in enumerate("nd"):
-            sums = np.bincount(cell, weights=numbers[f"{kind}{r}"], minlength=size)
-            sum_UPR2[:, :, r, k] = sums.reshape(len(users), arms)
-    delta = DeltaMethod(confidence=confidence)
-    delta.add(sum_UPR2)
+    users, code = np.unique(cells.user, return_inverse=True)
+    seen = np.zeros((len(users), arms), dtype=bool)
+    seen[code, cells.arm] = True
 
     def by_arm(name: str) -> npt.NDArray[np.float64]:
-        return np.asarray(np.bincount(arm, weights=numbers[name], minlength=arms), dtype=np.float64)
+        return np.asarray(np.bincount(cells.arm, weights=numbers[name], minlength=arms), dtype=np.float64)
 
-    seen = np.bincount(cell, minlength=size).reshape(len(users), arms) > 0
     return Moments(
-        delta=delta,
+        delta=_delta(cells, code, numbers, confidence),
         users_P=seen.sum(axis=0),
         requests_P=by_arm("requests").astype(np.int64),
         weight_P=by_arm("weight"),
@@ -304,3 +326,27 @@ def _moments(
         fallback_P=by_arm("fallback"),
         off_P=off_P,
     )
+
+
+def _delta(
+    cells: _Cells,
+    code: npt.NDArray[np.int64],
+    numbers: dict[str, npt.NDArray[np.float64]],
+    confidence: float,
+) -> StratifiedDelta:
+    """Sums [U, P, S, R, 2] of users number ``code``, some users at a time."""
+    outcomes = (len(numbers) - 5) // 2
+    shape = (cells.arms, cells.strata, outcomes, 2)
+    users, step = int(code.max()) + 1, max(1, CHUNK // int(np.prod(shape)))
+    order = np.argsort(code, kind="stable")
+    delta = StratifiedDelta(confidence=confidence)
+    for first in range(0, users, step):
+        low, high = np.searchsorted(code[order], [first, first + step])
+        rows = order[low:high]
+        sum_UPSR2 = np.zeros((min(step, users - first), *shape))
+        where = (code[rows] - first, cells.arm[rows], cells.stratum[rows])
+        for r in range(outcomes):
+            for k, kind in enumerate("nd"):
+                np.add.at(sum_UPSR2[..., r, k], where, numbers[f"{kind}{r}"][rows])
+        delta.add(sum_UPSR2)
+    return delta

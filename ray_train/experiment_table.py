@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ray_train.experiment_report import Experiment
-from ray_train.experiment_verdict import experiment_verdict
+from ray_train.experiment_verdict import experiment_verdict, share_steps
 from ray_train.frontier_table import format_lift
 
 
@@ -50,6 +50,7 @@ def _lines(experiment: Experiment) -> list[str]:
             "not_declared": "not checked, no --shares",
         }[ratio.verdict]
         lines.append(f"sample ratio, policy version {ratio.policy_version}: {said}: {users}")
+    lines += [f"shares changed under policy version {v}: {steps}" for v, steps in share_steps(experiment)]
     for item in experiment.guardrails:
         verdict = item.verdict.upper() if item.verdict == "breached" else item.verdict
         lines.append(f"guardrail {item.outcome}, arm {item.arm}: {verdict}")

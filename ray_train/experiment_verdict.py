@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,11 +32,22 @@ def experiment_verdict(experiment: Experiment) -> ExperimentVerdict:
     broken = [ratio for ratio in experiment.sample_ratios if ratio.verdict == "mismatch"]
     if broken:
         worst = min(broken, key=lambda ratio: ratio.p_value)
+        ramped = worst.policy_version in experiment.ramped_versions
+        hint = " Its shares changed with time; of a ramp no one share can be declared." if ramped else ""
         return ExperimentVerdict(
             "nothing",
             "SAMPLE-RATIO MISMATCH: do not use these lifts.",
             f"Policy version {worst.policy_version} has other numbers of users per arm than declared "
-            f"(p = {worst.p_value:.2g}): arms lose or gain users, and not by chance. Find out why first.",
+            f"(p = {worst.p_value:.2g}): arms lose or gain users, and not by chance. Find out why first."
+            + hint,
+        )
+    if experiment.mixed_versions:
+        return ExperimentVerdict(
+            "nothing",
+            "The arms' shares never stood still: do not use these lifts.",
+            f"Under policy version {', '.join(map(str, experiment.mixed_versions))} they changed more often "
+            "than can be told apart, so that the lifts compare times as well as arms. Take a part of the "
+            "decisions in which they held, with --after and --as-of.",
         )
     breached = [guardrail for guardrail in experiment.guardrails if guardrail.verdict == "breached"]
     if breached:
@@ -63,6 +75,18 @@ def experiment_verdict(experiment: Experiment) -> ExperimentVerdict:
         "No difference yet.",
         f"No interval excludes zero: the arms cannot be told apart on these users.{caution}",
     )
+
+
+def share_steps(experiment: Experiment) -> Iterator[tuple[int, str]]:
+    """Each version in which the treatments' shares changed, and how, in words."""
+    for version in experiment.ramped_versions:
+        times = [time for time in experiment.share_times if time.policy_version == version]
+        steps = [
+            f"from {time.start[:16].replace('T', ' ')} "
+            + ", ".join(f"{arm} {100 * time.shares[arm]:.3g} %" for arm in experiment.treatments)
+            for time in times
+        ]
+        yield version, "; ".join(steps) + " (lifts compare within these times)"
 
 
 def _safely_better(cell: Cell, objectives: tuple[str, ...]) -> bool:

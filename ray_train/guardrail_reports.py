@@ -107,8 +107,18 @@ def reported_arm(experiment: Experiment, arm: str | None) -> str:
 
 
 def report_bodies(experiment: Experiment, arm: str) -> Iterator[dict[str, Any]]:
-    """What to post: every outcome's lift that is known, under the latest policy version."""
+    """What to post: every outcome's lift that is known, under the latest policy version.
+
+    Raises:
+        ConfigurationError: its lifts mix times in which the arms had other shares: no ramp is to end, or to
+            go on, for the time of day's sake.
+    """
     version = experiment.latest_version
+    if version in experiment.mixed_versions:
+        raise ConfigurationError(
+            f"--report-to: not told: the arms' shares under policy version {version} changed too often to "
+            "compare like times with like; give --after the last change of the ramp"
+        )
     cell = experiment.cell(arm, version if experiment.versions else None)
     for name, effect in cell.effects.items() if cell is not None else ():
         if effect.lift is not None and effect.interval is not None:

@@ -47,6 +47,8 @@ def make_experiment(
     frontier: str | None = None,
     cohort_lifts: Mapping[str, float] | None = None,
     control_off: float = 0.0,
+    ramp: Sequence[float] = (),
+    rise: float = 0.0,
 ) -> tuple[pa.Table, pa.Table]:
     """Decisions and events.
 
@@ -62,6 +64,9 @@ def make_experiment(
         frontier: fingerprint of the frontier that the policies came from.
         cohort_lifts: factor of an arm's lifts by cohort; 1 where it is not named.
         control_off: share of the requests that come with the control switched off: no lift in any arm.
+        ramp: share of the second arm's users, one after the other, in equal parts of the days; the first arm
+            has the others.
+        rise: how much likelier all outcomes are in the second half of the days, whatever the arm.
     """
     rng = np.random.default_rng(seed)
     share = np.array([arm.share for arm in arms])
@@ -71,6 +76,10 @@ def make_experiment(
     size = len(user)
     arm = arm_u[user]
     seconds = rng.uniform(0, days * 86_400, size=size)
+    if ramp:
+        place_u = np.random.default_rng([seed, 2]).random(users)
+        step = (seconds * len(ramp) // (days * 86_400)).astype(np.int64)
+        arm = (place_u[user] < np.array(ramp)[step]).astype(np.int64)
     explores = rng.random(size) < explored
     logged = explores | (rng.random(size) < sampled)
     cohorts = surface.cohorts or ("all",)
@@ -80,7 +89,8 @@ def make_experiment(
     # A generator of its own: the other draws stay what they were.
     off = ~explores & (np.random.default_rng([seed, 1]).random(size) < control_off)
     lift[off] = 0.0
-    happened = rng.random((size, lift.shape[1])) < level_u[user, None] * (1 + lift)
+    risen = 1.0 + rise * (seconds >= days * 43_200)
+    happened = rng.random((size, lift.shape[1])) < (level_u[user] * risen)[:, None] * (1 + lift)
     fell_back = rng.random(size) < np.array([arm.fallback for arm in arms])[arm]
     names = np.array([arm.name for arm in arms])
     static = np.array([arm.scalarization is None for arm in arms])[arm]

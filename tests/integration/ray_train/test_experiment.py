@@ -118,6 +118,29 @@ def test_the_true_lifts_are_found_checked_and_reported(
     assert "A guardrail is breached." in shown
 
 
+def test_a_ramp_over_days_of_other_outcomes_is_no_lift(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """5 % on the first day, half on the second, whose outcomes are 30 % likelier; no effect in truth."""
+    arms = [ARMS[0], TrueArm(name="knee", lifts=(0, 0, 0), scalarization=(0.75, 0.25))]
+    decisions, events = make_experiment(SURFACE, arms, users=6000, days=2.0, ramp=(0.05, 0.5), rise=0.3)
+    write_decisions(SURFACE, decisions, tmp_path / "decisions")
+    write_parts(events, tmp_path / "events")
+    assert experiment(tmp_path, tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert "shares changed under policy version 1: from 2026-01-01 00:00 knee" in shown
+    found = load_experiment(tmp_path / "out")
+    cell, control = found.cell("knee"), found.cell("control")
+    assert cell is not None
+    assert control is not None
+    for name in found.outcomes:
+        low, high = cell.effects[name].interval or (1, 0)
+        assert low - 0.02 < 0.0 < high + 0.02
+        pooled = (cell.effects[name].value or 0) / (control.effects[name].value or 1) - 1
+        assert pooled > 0.08
+    assert "Shares changed under policy version 1" in (tmp_path / "out" / "experiment.html").read_text()
+
+
 def test_the_size_of_parts_does_not_matter(world: Path, tmp_path: Path) -> None:
     for name, size in (("one", "32"), ("many", "0.2")):
         assert experiment(world, tmp_path / name, "--bucket-mb", size) == 0

@@ -4,12 +4,14 @@ import json
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from ray_train import columns
 from ray_train.attribution import Attribution, attribute
 from ray_train.chi_square import chi_square_tail
 from ray_train.experiment import (
@@ -23,8 +25,12 @@ from ray_train.experiment import (
 from ray_train.experiment_design import Design
 from ray_train.experiment_options import parse_limits, parse_shares
 from ray_train.experiment_report import Experiment, load_experiment, write_experiment
+from ray_train.experiment_strata import Strata, bins, find_strata
 from ray_train.experiment_sums import ExperimentSums, scope_moments, user_sums
+from ray_train.experiment_verdict import experiment_verdict
 from ray_train.guardrail_reports import report_bodies, reported_arm
+from ray_train.intervals import relative_lifts
+from ray_train.stratified import StratifiedDelta
 from tests.support.experiments import TrueArm, make_experiment
 from tests.support.frontiers import frontier_data
 from tests.support.logged_decisions import as_decisions
@@ -40,8 +46,9 @@ STATIC = TrueArm(name="static", lifts=(0, 0, 0))
 KNEE = TrueArm(name="knee", lifts=(0.1, -0.05, 0), scalarization=(0.75, 0.25))
 
 
-def design(*arms: TrueArm, versions: int = 1) -> Design:
+def design(*arms: TrueArm, versions: int = 1, strata: Strata | None = None) -> Design:
     return Design(
+        strata=strata or Strata(),
         arms=tuple(arm.name for arm in arms),
         versions=tuple(range(1, versions + 1)),
         cohorts=SURFACE.cohorts,
@@ -58,30 +65,51 @@ def design(*arms: TrueArm, versions: int = 1) -> Design:
     )
 
 
+def plan_of(arms: list[TrueArm], decisions: pa.Table, *, versions: int) -> Design:
+    """The design, with its times of equal shares found as they are in a log."""
+    names = tuple(arm.name for arm in arms)
+    binned = pa.table(
+        {
+            "arm": decisions.column("arm"),
+            "version": decisions.column("policy_version"),
+            "bin": bins(columns.instants(columns.column(decisions, "timestamp"))),
+        }
+    )
+    rows = binned.group_by(binned.column_names).aggregate([([], "count_all")]).to_pylist()
+    counts = {(row["arm"], row["version"], row["bin"]): row["count_all"] for row in rows}
+    return design(*arms, versions=versions, strata=find_strata(names, counts))
+
+
 def sums_of(arms: list[TrueArm], *, parts: int = 1, **world: Any) -> ExperimentSums:
     """What the cluster would give, here, in parts of the users."""
+    return planned_sums(arms, parts=parts, **world)[1]
+
+
+def planned_sums(arms: list[TrueArm], *, parts: int = 1, **world: Any) -> tuple[Design, ExperimentSums]:
+    """And the design that was found on the way."""
     decisions, events = make_experiment(SURFACE, arms, **world)
     decisions = as_decisions(SURFACE, decisions)
     decisions = decisions.append_column("position", pa.array(range(decisions.num_rows), pa.int64()))
     events = events.set_column(3, "value", pa.array(np.ones(events.num_rows)))
     found = attribute(SURFACE, RULES, decisions, events)
-    users, counts = user_sums(SURFACE, found)
-    plan = design(*arms, versions=world.get("versions", 1))
+    plan = plan_of(arms, decisions, versions=world.get("versions", 1))
+    users, counts = user_sums(SURFACE, found, plan.strata)
     total = ExperimentSums(decisions=counts, events=found.event_counts)
     number = np.array([int(name[1:]) % parts for name in users.column("user_id").to_pylist()])
     for part in range(parts):
         own = users.filter(pa.array(number == part))
         total.merge(ExperimentSums(scopes=scope_moments(SURFACE, plan, own, 0.95)))
-    return total
+    return plan, total
 
 
 def experiment(
     arms: list[TrueArm], settings: Settings | None = None, frontier: Frontier | None = None, **world: Any
 ) -> Experiment:
+    plan, sums = planned_sums(arms, **world)
     return analyse(
         surface=SURFACE,
-        design=design(*arms, versions=world.get("versions", 1)),
-        sums=sums_of(arms, **world),
+        design=plan,
+        sums=sums,
         rules=RULES,
         settings=settings or Settings(),
         frontier=frontier,
@@ -126,7 +154,7 @@ def test_lifts_by_hand() -> None:
             "event_id": pa.nulls(3, pa.string()),
         }
     )
-    users, counts = user_sums(SURFACE, attribute(SURFACE, RULES, decisions, events))
+    users, counts = user_sums(SURFACE, attribute(SURFACE, RULES, decisions, events), Strata())
     assert +counts == Counter({"analysed": 5, "explored": 1})
     moments = scope_moments(SURFACE, design(STATIC, KNEE), users, 0.95)[None, None]
     value = moments.delta.total_PR2[:, 0, 0] / moments.delta.total_PR2[:, 0, 1]
@@ -216,6 +244,102 @@ def test_an_arm_with_the_control_off_throughout_is_no_comparison() -> None:
     assert set(found.decision_counts) == {"control_off"}
 
 
+# --------------------------------------------------------------------------- shares that change
+
+RAMP: dict[str, Any] = {"ramp": (0.05, 0.5), "days": 2.0, "rise": 0.1, "explored": 0.02}
+"""5 % of the users on the first day, half of them on the second, whose outcomes are 10 % likelier. Pooled, an
+arm without any effect has a lift of (1 + 0.1 · 10/11) / (1 + 0.1 · 10/29) - 1 = +5.5 %."""
+
+
+def test_a_ramp_over_days_of_other_outcomes_is_no_lift() -> None:
+    same = replace(KNEE, lifts=(0.0, 0.1, 0.0))
+    found = experiment([STATIC, same], users=40_000, **RAMP)
+    cell, control = found.cell("knee"), found.cell("static")
+    assert cell is not None
+    assert control is not None
+    pooled = (cell.effects["repin"].value or 0) / (control.effects["repin"].value or 1) - 1
+    assert pooled == pytest.approx(0.055, abs=0.01)
+    for name, lift in zip(found.outcomes, same.lifts, strict=True):
+        low, high = cell.effects[name].interval or (1, 0)
+        assert low < lift < high
+        assert high - low < 0.04
+    assert [t.shares["knee"] for t in found.share_times] == pytest.approx([0.05, 0.5], abs=0.02)
+    assert found.share_times[1].start == (START + timedelta(days=1)).isoformat()
+    assert found.ramped_versions == (1,)
+
+
+def test_intervals_over_a_ramp_cover_the_truth() -> None:
+    """As without one; 200 tests, nominal 95 %. Users go from one arm to the other, and are in both."""
+    same = replace(KNEE, lifts=(0.0, 0.1, 0.0))
+    covered = Counter[str]()
+    for seed in range(200):
+        sums = sums_of([STATIC, same], users=600, seed=7000 + seed, **RAMP)
+        bounds_R2 = sums.scopes[None, None].delta.bounds()[1]
+        covered["a_a"] += bounds_R2[0, 0] <= 0.0 <= bounds_R2[0, 1]
+        covered["lift"] += bounds_R2[1, 0] <= 0.1 <= bounds_R2[1, 1]
+    assert 179 <= covered["a_a"] <= 198
+    assert 179 <= covered["lift"] <= 198
+
+
+def test_shares_that_stand_still_are_one_time_and_pool() -> None:
+    sums = sums_of([STATIC, KNEE], users=2000)
+    delta = sums.scopes[None, None].delta
+    np.testing.assert_allclose(delta.lifts()[1], relative_lifts(delta.total_PR2)[1])
+    split = 0
+    for seed in range(8):
+        decisions, _ = make_experiment(SURFACE, [STATIC, KNEE], users=3000, seed=seed)
+        split += plan_of([STATIC, KNEE], decisions, versions=1).strata.size > 1
+    assert split == 0
+
+
+def test_the_ratio_of_mantel_and_haenszel_by_hand() -> None:
+    # Stratum 0: control 20/100, arm 3/10. Stratum 1: control 30/60, arm 36/60. g = (100·10/110, 60·60/120).
+    sum_UPSR2 = np.zeros((2, 2, 2, 1, 2))
+    sum_UPSR2[0, 0, :, 0] = [[20, 100], [30, 60]]
+    sum_UPSR2[1, 1, :, 0] = [[3, 10], [36, 60]]
+    delta = StratifiedDelta()
+    delta.add(sum_UPSR2)
+    g = np.array([1000 / 110, 30.0])
+    assert delta.lifts()[1, 0] == pytest.approx((g @ [0.3, 0.6]) / (g @ [0.2, 0.5]) - 1)
+    sum_UPSR2[1, 1, 0] = 0.0  # the arm is not in the first stratum any more
+    alone = StratifiedDelta()
+    alone.add(sum_UPSR2)
+    assert alone.lifts()[1, 0] == pytest.approx(0.6 / 0.5 - 1)
+
+
+def test_the_spread_over_strata_is_the_derivative_of_the_lift() -> None:
+    """Against a jackknife over the users, which knows no formula."""
+    rng = np.random.default_rng(3)
+    d = rng.poisson(2.0, size=(400, 2, 3, 1)) * (rng.random((400, 2, 3, 1)) < 0.5)
+    sum_UPSR2 = np.stack([rng.binomial(d, 0.4), d], axis=-1).astype(float)
+
+    def logarithm(some_UPSR2: np.ndarray[Any, Any]) -> float:
+        delta = StratifiedDelta()
+        delta.add(some_UPSR2)
+        return float(np.log1p(delta.lifts()[1, 0]))
+
+    left_out = np.array([logarithm(np.delete(sum_UPSR2, u, axis=0)) for u in range(400)])
+    sd = np.sqrt(399 / 400 * ((left_out - left_out.mean()) ** 2).sum())
+    whole = StratifiedDelta()
+    whole.add(sum_UPSR2)
+    low, high = whole.bounds()[1, 0]
+    lift = whole.lifts()[1, 0]
+    assert (high - low) / 2 / NormalDist().inv_cdf(0.975) / (1 + lift) == pytest.approx(sd, rel=0.02)
+
+
+def test_shares_that_never_stand_still_are_told_and_not_reported() -> None:
+    counts = {}
+    for number in range(200):
+        for arm, n in (("static", 1000), ("knee", 50 + 950 * (number % 2))):
+            counts[arm, 1, number] = n
+    strata = find_strata(("static", "knee"), counts)
+    assert strata.mixed == (1,)
+    found = experiment([STATIC, KNEE], users=50).model_copy(update={"mixed_versions": (1,)})
+    assert experiment_verdict(found).level == "nothing"
+    with pytest.raises(ConfigurationError, match="changed too often"):
+        list(report_bodies(found, "knee"))
+
+
 # -------------------------------------------------------------------------------------- checks
 
 
@@ -254,8 +378,6 @@ def test_the_sample_ratio_check_has_power_and_seldom_cries_wolf() -> None:
 
 
 def test_a_mismatch_outweighs_every_lift() -> None:
-    from ray_train.experiment_verdict import experiment_verdict
-
     shares = Settings(shares={None: {"static": 0.5, "knee": 0.5}})
     arms = [STATIC, replace(KNEE, lifts=(0.2, 0.2, 0.0), share=0.5)]
     judged = experiment_verdict(experiment(arms, shares, users=4000))
