@@ -88,6 +88,8 @@ class PolicyKeeper:
         self._lock = threading.Lock()
         self._known = InForce(activations=(), policy=None)
         self._name = uuid.uuid4().hex
+        # The thread and whoever reports a metric both exchange: two at once would write one row twice.
+        self._exchange_lock = threading.Lock()
         self._exchanged_s = 0.0
         self._stop = threading.Event()
         self._looked = threading.Event()
@@ -315,21 +317,22 @@ class PolicyKeeper:
         window_s = policy.guardrails.window_s
         if self._store is None or told is None:
             return
-        if 0 <= now_s - self._exchanged_s < min(EXCHANGE_S, window_s / BUCKETS):
-            return
-        try:
-            heard = self._store.exchange_windows(
-                replica=self._name,
-                sequence=snapshot.activation.sequence,
-                at=now_s,
-                body=told,
-                forget_before=now_s - max(FORGET_S, 2 * window_s),
-            )
-        except StoreError as error:  # the poll says that the store is down
-            logger.debug("what the ramped arm does elsewhere is not known: %s", error)
-            return
-        self._exchanged_s = now_s
-        self._policies.watch.hear(policy.version, heard)
+        with self._exchange_lock:
+            if 0 <= now_s - self._exchanged_s < min(EXCHANGE_S, window_s / BUCKETS):
+                return
+            self._exchanged_s = now_s
+            try:
+                heard = self._store.exchange_windows(
+                    replica=self._name,
+                    sequence=snapshot.activation.sequence,
+                    at=now_s,
+                    body=told,
+                    forget_before=now_s - max(FORGET_S, 2 * window_s),
+                )
+            except (StoreError, PolicyConflictError) as error:  # the poll says that the store is down
+                logger.debug("what the ramped arm does elsewhere is not known: %s", error)
+                return
+            self._policies.watch.hear(policy.version, heard)
 
     def describe(self) -> dict[str, Any]:
         """For ``/readyz``."""

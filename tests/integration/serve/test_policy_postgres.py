@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.integration.serve.postgres import postgres_running
-from tests.support.store_checks import StoreChecks
+from tests.support.store_checks import StoreChecks, both_at_once
 from tests.unit.serve.support import rig
-from tests.unit.serve.test_policy_api import apply, post, settings, until, version
+from tests.unit.serve.test_policy_api import Ramping, apply, post, settings, until, version
 
 NUMBERS = itertools.count()
 
@@ -37,6 +37,17 @@ class TestPostgres(StoreChecks):
     @pytest.fixture
     def url(self, database: str) -> str:
         return database
+
+
+def test_the_thread_and_a_reported_metric_exchange_without_a_conflict(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUTS_TEST_STORE", database)
+    ramping = Ramping(settings(tmp_path, policy_store={"url": "env:PUTS_TEST_STORE"}))
+    for _ in range(40):
+        ramping.now_s += 2.0
+        assert both_at_once([ramping.keeper.guard] * 2) == [None, None]
+    ramping.keeper.stop()
 
 
 def test_a_database_that_ends_leaves_the_policy_and_is_picked_up_again(

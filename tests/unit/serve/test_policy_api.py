@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import json
 import re
+import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -28,7 +29,12 @@ from serve.schema import ErrorAnswer
 from tests.support.frontiers import frontier_data
 from tests.unit.serve.asgi import Answer
 from tests.unit.serve.support import SURFACE, Rig, config, rig
-from triton_models.errors import ConfigurationError, StoreError, UpstreamUnavailableError
+from triton_models.errors import (
+    ConfigurationError,
+    PolicyConflictError,
+    StoreError,
+    UpstreamUnavailableError,
+)
 
 OPERATOR, VIEWER = "operator-token-0123456789", "viewer-token-0123456789"
 KNEE, DOMINATED = [0.75, 0.25], [0.25, 0.75]  # the two points of the test frontier
@@ -439,6 +445,62 @@ def test_a_guardrail_whose_store_is_down_tries_again(tmp_path: Path) -> None:
     assert policies.snapshot.policy.version == 1
     assert keeper.guard() is None
     keeper.stop()
+
+
+class Ramping:
+    """A keeper without its thread, on a clock of our own, whose policy 1 is a ramp that has been seen."""
+
+    def __init__(self, settled: SidecarConfig) -> None:
+        self.now_s = 1000.0
+        policies = Policies(
+            settled, OperatingPoint.parse(SURFACE, {}), Metrics(SURFACE), now=lambda: self.now_s
+        )
+        self.keeper = PolicyKeeper(settled, policies, now=lambda: self.now_s)
+        self.keeper.apply(parse(Change, change(policy=RAMPED), source="test"), author="ada")
+        given = (policies.assign(request(n), explorable=False) for n in range(99))
+        policies.record_failure(next(a for a in given if a.ramped))
+
+
+def test_the_thread_and_a_reported_metric_do_not_exchange_at_once(tmp_path: Path) -> None:
+    """The second to come finds that it has just been done; before, both wrote the replica's row."""
+    ramping = Ramping(settings(tmp_path))
+    first_is_in, go_on = threading.Event(), threading.Event()
+    calls = []
+
+    class Slow:
+        def exchange_windows(self, **told: Any) -> list[str]:
+            calls.append(told["at"])
+            first_is_in.set()
+            assert go_on.wait(60)
+            return []
+
+    store, ramping.keeper._store = ramping.keeper.store, Slow()  # type: ignore[assignment]
+    thread = threading.Thread(target=ramping.keeper.guard)
+    thread.start()
+    assert first_is_in.wait(60)
+    other = threading.Thread(target=ramping.keeper.guard)
+    other.start()
+    other.join(0.2)  # it may wait for the first, or see that there is nothing to do
+    go_on.set()
+    for one in (thread, other):
+        one.join(60)
+        assert not one.is_alive()
+    assert calls == [1000.0]
+    ramping.keeper._store = store
+    ramping.keeper.stop()
+
+
+def test_an_exchange_that_another_one_was_faster_with_is_no_conflict_of_the_caller(tmp_path: Path) -> None:
+    ramping = Ramping(settings(tmp_path))
+
+    class Faster:
+        def exchange_windows(self, **_: Any) -> list[str]:
+            raise PolicyConflictError("somebody else has changed the policy")
+
+    store, ramping.keeper._store = ramping.keeper.store, Faster()  # type: ignore[assignment]
+    assert ramping.keeper.guard() is None
+    ramping.keeper._store = store
+    ramping.keeper.stop()
 
 
 def request(number: int) -> Any:
