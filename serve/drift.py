@@ -19,7 +19,6 @@ Shape legend: H controlled heads, B bins, W controlled weights (= H), M objectiv
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
@@ -224,18 +223,17 @@ class Window:
     def __init__(self, edges: tuple[tuple[float, ...], ...], window_s: float) -> None:
         self.edges = edges
         self._width_s = window_s / PARTS
-        self._parts: deque[tuple[int, Counts]] = deque()
+        # Replaced whole, never changed: answers are read from it while the thread counts.
+        self._parts: tuple[tuple[int, Counts], ...] = ()
 
     def add(self, seen: list[Seen], now_s: float) -> None:
         """Count requests."""
         number = int(now_s // self._width_s)
         counted = count(self.edges, seen)
-        if self._parts and self._parts[-1][0] == number:
-            self._parts[-1] = (number, self._parts[-1][1] + counted)
-        else:
-            self._parts.append((number, counted))
-        while self._parts[0][0] <= number - PARTS:
-            self._parts.popleft()
+        before = self._parts
+        if before and before[-1][0] == number:
+            before, counted = before[:-1], before[-1][1] + counted
+        self._parts = (*(part for part in before if part[0] > number - PARTS), (number, counted))
 
     def total(self, now_s: float) -> Counts:
         """The counts at a moment."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -109,6 +111,28 @@ def test_a_window_forgets() -> None:
     assert window.total(125.0).ranked == 30
     assert indices(SURFACE, reference, window.total(125.0), 20)["score:p2p"] < 0.05
     assert window.total(10_000.0).ranked == 0
+
+
+def test_a_window_can_be_read_while_it_is_counted() -> None:
+    """Answers are given on the event loop, counting is the thread's: neither may trip over the other."""
+    window, stop, interval_s = Window((), 12.0), threading.Event(), sys.getswitchinterval()
+
+    def count_on() -> None:
+        now_s = 0.0
+        while not stop.is_set():
+            window.add([], now_s)
+            now_s += 1.0
+
+    thread = threading.Thread(target=count_on)
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(3000):
+            window.total(0.0)
+    finally:
+        stop.set()
+        thread.join(60)
+        sys.setswitchinterval(interval_s)
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=5))
