@@ -235,6 +235,10 @@ class Window:
             before, counted = before[:-1], before[-1][1] + counted
         self._parts = (*(part for part in before if part[0] > number - PARTS), (number, counted))
 
+    def forget_promises(self) -> None:
+        """Keep the scores; what was chosen and promised is no more to be compared."""
+        self._parts = tuple((number, Counts(bins=c.bins, ranked=c.ranked)) for number, c in self._parts)
+
     def total(self, now_s: float) -> Counts:
         """The counts at a moment."""
         oldest = int(now_s // self._width_s) - PARTS

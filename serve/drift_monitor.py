@@ -22,6 +22,8 @@ from serve.decide import Decision
 from serve.drift import (
     LEVELS,
     SCORE,
+    VALUE,
+    WEIGHT,
     Collector,
     Counts,
     Level,
@@ -87,6 +89,7 @@ class DriftMonitor:
         self._found: dict[str, float] = {}
         self._levels: dict[str, Level] = {}
         self._said: Level = "ok"
+        self._forgot = False
         self._trouble = ""
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -169,20 +172,32 @@ class DriftMonitor:
             logger.info("drift: collecting reference %s of the ranker's scores", kept.number)
 
     def _renew(self, edges: tuple[tuple[float, ...], ...]) -> None:
-        """Compare with something else from now on: what was found says nothing of it."""
+        """Compare the scores with others from now on, and count anew: what was found says nothing of them."""
         self._window = Window(edges, self.config.window_s)
-        for name in self._found:  # a series cannot be taken back from the folder that replicas share
+        self._forget("")
+
+    def _forget(self, *kinds: str) -> None:
+        """Drop the figures of some kinds."""
+        dropped = [name for name in self._found if name.startswith(kinds)]
+        for name in dropped:  # a series cannot be taken back from the folder that replicas share
             self.metrics.index.labels(name).set(0.0)
-        self._found, self._levels = {}, {}
+        self._found = {name: index for name, index in self._found.items() if name not in dropped}
+        self._levels = {name: level for name, level in self._levels.items() if name not in dropped}
+        self._forgot |= bool(dropped)
 
     def _take_frontier(self) -> None:
-        """Have the frontier of the policy in force, which says what its points promise."""
+        """Have the frontier of the policy in force, which says what its points promise.
+
+        The scores are compared with the reference whatever the policy is: static weights by drift, which
+        have no frontier, must not put out the alarm that they are the answer to.
+        """
         fingerprint = self._policies.snapshot.policy.frontier_fingerprint
         if fingerprint != self._frontier[0]:
             found = self._keeper.store.frontier(fingerprint) if fingerprint is not None else None
             self._frontier = (fingerprint, found)
             self._promises.clear()
-            self._renew(self._window.edges)
+            self._window.forget_promises()
+            self._forget(WEIGHT, VALUE)
 
     def _seen(self, note: Note) -> Seen:
         cohort, assigned, decision, scores_nH = note
@@ -228,9 +243,11 @@ class DriftMonitor:
         self.metrics.level.set(LEVELS.index(level))
         if level != self._said:
             loud = {"ok": logging.INFO, "warn": logging.WARNING, "act": logging.ERROR}[level]
+            calm = "compared with something else now" if self._forgot else "all is as it was again"
             said = recommendation(self._found, self._levels, self.config)
-            logger.log(loud, "drift: %s", said or "all is as it was again")
+            logger.log(loud, "drift: %s", said or calm)
             self._said = level
+        self._forgot = False
         if self.config.on_limit == STATIC and worst(self._levels, SCORE) == "act":
             self._go_static()
 

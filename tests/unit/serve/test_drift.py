@@ -401,6 +401,64 @@ def test_static_weights_by_themselves_once_for_each_reference(tmp_path: Path) ->
     asyncio.run(main())
 
 
+def test_static_weights_by_drift_do_not_put_the_alarm_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The policy has another frontier then, none, but the ranker's scores are as strange as before."""
+
+    async def main() -> None:
+        moving = Moving()
+        async with replica(tmp_path, moving, on_limit="static") as r:
+            await apply(r)
+            await look(r)
+            await ask(r, 40)
+            for _ in range(2):
+                await look(r)
+            moving.level = 1.0
+            await ask(r, 25, seed=500)
+            with caplog.at_level(logging.INFO, logger="serve.drift_monitor"):
+                await look(r)  # goes static
+                assert r.sidecar.policies.snapshot.policy.version == 2
+                before = r.sidecar.drift.describe()
+                assert "weight:repin" in before["indices"]
+                await look(r)  # nothing was asked in between
+            after = r.sidecar.drift.describe()
+            assert (after["level"], after["requests"]) == ("act", before["requests"])
+            assert set(after["indices"]) == {f"score:{head}" for head in HEADS}
+            assert "use static weights until a run is fitted" in (after["recommendation"] or "")
+            metrics = r.sidecar.metrics.exposition().decode()
+            assert "puts_drift_level 2.0" in metrics
+            assert 'puts_drift{what="weight:repin"} 0.0' in metrics
+            assert not [rec for rec in caplog.records if "again" in rec.getMessage()]
+
+    asyncio.run(main())
+
+
+def test_another_reference_is_not_told_as_an_end_of_drift(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        moving = Moving()
+        async with replica(tmp_path, moving) as r:
+            await apply(r)
+            await look(r)
+            await ask(r, 40)
+            for _ in range(2):
+                await look(r)
+            moving.level = 1.0
+            await ask(r, 25, seed=500)
+            await look(r)
+            assert r.sidecar.drift.describe()["level"] == "act"
+            assert (await post(r, "/v1/drift/baseline", {})).status == 200
+            with caplog.at_level(logging.INFO, logger="serve.drift_monitor"):
+                await look(r)
+            said = [rec.getMessage() for rec in caplog.records]
+            assert "drift: compared with something else now" in said
+            assert not [text for text in said if "again" in text]
+
+    asyncio.run(main())
+
+
 def test_without_a_store_a_reference_is_kept_in_memory() -> None:
     async def main() -> None:
         from tests.unit.serve.support import config
