@@ -137,18 +137,25 @@ class DriftMonitor:
         with self._lock:
             notes, self._notes = self._notes, []
             self._room = self.config.requests_per_check
-            try:
-                self._take_reference()
-                self._take_frontier()
-                self._count([self._seen(note) for note in notes])
-                self._trouble = ""
-            except PolicyConflictError:
-                logger.debug("another replica begins a reference")
-            except StoreError as error:
-                if not self._trouble:
-                    logger.warning("drift is watched with what is known: %s", error)
-                self._trouble = str(error)
+            troubles = [self._tried(step) for step in (self._take_reference, self._take_frontier)]
+            seen = [self._seen(note) for note in notes]
+            self._window.add(seen, self._clock())
+            troubles.append(self._tried(lambda: self._collect(seen)))
+            trouble = next(filter(None, troubles), "")
+            if trouble and not self._trouble:
+                logger.warning("drift is watched with what is known: %s", trouble)
+            self._trouble = trouble
             self._judge()
+
+    def _tried(self, step: Callable[[], None]) -> str:
+        """Do something with the store; what is wrong with it, if anything. Counting goes on without it."""
+        try:
+            step()
+        except PolicyConflictError:
+            logger.debug("another replica begins a reference")
+        except StoreError as error:
+            return str(error)
+        return ""
 
     def _take_reference(self) -> None:
         """Be in step with the store: adopt the reference, or collect one."""
@@ -219,13 +226,11 @@ class DriftMonitor:
             self._promises[key] = promise_of(frontier, lambda_M, cohort)
         return self._promises[key]
 
-    def _count(self, seen: list[Seen]) -> None:
-        now_s = self._clock()
+    def _collect(self, seen: list[Seen]) -> None:
         if self._collector is not None and self._kept is not None:
-            reference = self._collector.add(seen, now_s)
+            reference = self._collector.add(seen, self._clock())
             if reference is not None:
                 self._references.finish(self._kept.number, reference)  # taken over at the next check
-        self._window.add(seen, now_s)
 
     # ------------------------------------------------------------------ telling
 

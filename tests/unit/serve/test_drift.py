@@ -46,7 +46,7 @@ from serve.policy import Assignment
 from tests.support.frontiers import frontier_data
 from tests.unit.serve.support import STATE, SURFACE, Rig, rig
 from tests.unit.serve.test_policy_api import KNEE, apply, get, post, settings, until
-from triton_models.errors import ConfigurationError
+from triton_models.errors import ConfigurationError, StoreError
 from triton_models.frontier import parse_frontier
 
 HEADS = SURFACE.controlled_heads
@@ -455,6 +455,34 @@ def test_another_reference_is_not_told_as_an_end_of_drift(
             said = [rec.getMessage() for rec in caplog.records]
             assert "drift: compared with something else now" in said
             assert not [text for text in said if "again" in text]
+
+    asyncio.run(main())
+
+
+def test_a_store_that_is_down_stops_no_counting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Down:
+        kept = True
+
+        def __getattr__(self, name: str) -> Any:
+            raise StoreError("down")
+
+    async def main() -> None:
+        moving = Moving()
+        async with replica(tmp_path, moving) as r:
+            await apply(r)
+            await look(r)
+            await ask(r, 40)
+            for _ in range(2):
+                await look(r)
+            r.sidecar.drift._references = Down()  # type: ignore[assignment]
+            moving.level = 1.0
+            await ask(r, 25, seed=500)
+            with caplog.at_level(logging.WARNING, logger="serve.drift_monitor"):
+                for _ in range(2):
+                    await look(r)
+            assert r.sidecar.drift.describe()["level"] == "act"
+            told = [rec for rec in caplog.records if "with what is known: down" in rec.getMessage()]
+            assert len(told) == 1
 
     asyncio.run(main())
 
