@@ -3,7 +3,10 @@
 Viewers read, operators also change. Tokens come from files or the environment (:mod:`serve.secrets`), one a
 line, as ``token`` or ``name:token``; the name becomes the author of a change. They are kept and compared as
 SHA-256 digests, in constant time and always against all of them. Without tokens reading is open, and changes
-are refused unless the sidecar listens on loopback and was told to allow them.
+are refused unless the sidecar listens on loopback and was told to allow them. Then three things keep pages in
+a browser of this machine out: the caller's address is loopback; so is the ``Host`` that it asked for, which
+a page whose own name was made to mean this machine (DNS rebinding) cannot hide; and the content type is one
+that a page of another origin may not send unasked.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
@@ -60,6 +64,14 @@ def is_loopback(host: str | None) -> bool:
         return True
     try:
         return host is not None and ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_loopback_host(header: str | None) -> bool:
+    """Whether a ``Host`` header, with a port or without, names this machine and nothing else."""
+    try:
+        return header is not None and is_loopback(urlsplit(f"//{header}").hostname)
     except ValueError:
         return False
 
@@ -119,8 +131,16 @@ class Access:
         """
         return self._identify(authorization) if self._known else None
 
-    def operator(self, authorization: str | None, *, peer: str | None, content_type: str) -> Identity:
+    def operator(
+        self, authorization: str | None, *, peer: str | None, host: str | None, content_type: str
+    ) -> Identity:
         """Who changes.
+
+        Args:
+            authorization: The header.
+            peer: Address of the caller.
+            host: The header: the name by which he asked for us.
+            content_type: The header.
 
         Raises:
             AccessError: a token is needed, or not known.
@@ -138,7 +158,9 @@ class Access:
             )
         if not is_loopback(peer):
             raise ForbiddenError("changes without a token are for callers on this machine only")
+        if not is_loopback_host(host):
+            raise ForbiddenError("changes without a token are for http://localhost or a loopback address")
         if content_type.partition(";")[0].strip().lower() != "application/json":
-            # A page in a browser of this machine can send anything but this without being asked first.
+            # A page of another origin can send anything but this without being asked first.
             raise ForbiddenError("changes without a token need the content type application/json")
         return Identity(role="operator", name=None)

@@ -15,7 +15,15 @@ from serve.drift_answers import DriftState
 from serve.drift_monitor import DriftMonitor
 from serve.openapi import json_body, plain_schema
 from serve.policy import Text
-from serve.policy_api import CHANGE_ERRORS, DESCRIBED_BEARER, READ_ERRORS, author_of, guarded, read_model
+from serve.policy_api import (
+    CHANGE_ERRORS,
+    DESCRIBED_BEARER,
+    READ_ERRORS,
+    author_of,
+    guarded,
+    operator_of,
+    read_model,
+)
 
 
 class Baseline(BaseModel):
@@ -56,11 +64,7 @@ def add_drift(app: FastAPI, config: SidecarConfig) -> None:
         """Collect another reference from now on, in all replicas: scores are as they should be."""
 
         async def answer() -> Mapping[str, Any]:
-            operator = access.operator(
-                request.headers.get("authorization"),
-                peer=request.client.host if request.client else None,
-                content_type=request.headers.get("content-type", ""),
-            )
+            operator = operator_of(access, request)
             given = await read_model(request, Baseline)
             await asyncio.to_thread(monitor(request).begin_reference, author_of(operator, given.author))
             return monitor(request).describe()

@@ -125,6 +125,21 @@ def _parse_body(body: bytes, model: type[_Model]) -> _Model:
     return parse(model, data, source="body")
 
 
+def operator_of(access: Access, request: Request, *, content_type: str | None = None) -> Identity:
+    """Who wants to change something; ``content_type`` stands in for the request's own.
+
+    Raises:
+        AccessError, ForbiddenError: he may not.
+    """
+    own = request.headers.get("content-type", "")
+    return access.operator(
+        request.headers.get("authorization"),
+        peer=request.client.host if request.client else None,
+        host=request.headers.get("host"),
+        content_type=own if content_type is None else content_type,
+    )
+
+
 def author_of(identity: Identity, claimed: str | None) -> str:
     """Who a change is by: the token's name, else what the caller says, marked as such."""
     if identity.name is not None:
@@ -238,11 +253,7 @@ def _add_reading(app: APIRouter, access: Access) -> None:
 
 def _add_changing(app: APIRouter, access: Access, metrics: tuple[str, ...]) -> None:
     def operator(request: Request) -> Identity:
-        return access.operator(
-            request.headers.get("authorization"),
-            peer=request.client.host if request.client else None,
-            content_type=request.headers.get("content-type", ""),
-        )
+        return operator_of(access, request)
 
     reported = plain_schema(MetricReport)
     reported["properties"]["metric"]["enum"] = list(metrics)

@@ -108,7 +108,7 @@ class Raw:
             for _ in range(max(1, round(cases * share))):
                 maker()
         if (
-            self._exchange(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")[:12]
+            self._exchange(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")[:12]
             != b"HTTP/1.1 200"
         ):
             self._tally.find("the application is dead afterwards")
@@ -139,7 +139,7 @@ class Raw:
 
     def _broken_case(self) -> None:
         body = json.dumps(self._example).encode()
-        head = "POST /v1/rank HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+        head = "POST /v1/rank HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n"
         broken = [
             self._random.randbytes(self._random.randint(1, 400)),
             f"{head}content-length: {len(body) + 50}\r\n\r\n".encode() + body,
@@ -208,7 +208,8 @@ class Raw:
 
     def _ask(self, route: Route, body: bytes, headers: list[tuple[str, str]]) -> None:
         method, path = route
-        lines = [f"{method} {path} HTTP/1.1", "host: x", "connection: close", f"content-length: {len(body)}"]
+        lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1", "connection: close"]
+        lines.append(f"content-length: {len(body)}")
         lines += [f"{name}: {value}" for name, value in headers]
         whole = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + body
         self._judge(route, whole, self._exchange(whole))

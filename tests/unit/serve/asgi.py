@@ -37,7 +37,10 @@ class AsgiClient:
             "raw_path": path.encode(),
             "root_path": "",
             "query_string": b"",
-            "headers": [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()],
+            "headers": [
+                (k.lower().encode(), v.encode())
+                for k, v in {"host": "127.0.0.1:80", **(headers or {})}.items()
+            ],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 80),
         }

@@ -23,7 +23,8 @@ def access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Access:
 
 
 def change(access: Access, header: str | None, **changes: Any) -> Identity:
-    return access.operator(header, **{"peer": "127.0.0.1", "content_type": JSON, **changes})
+    local = {"peer": "127.0.0.1", "host": "localhost:8000", "content_type": JSON}
+    return access.operator(header, **{**local, **changes})
 
 
 def test_roles(access: Access) -> None:
@@ -64,6 +65,15 @@ def test_local_changes_have_to_be_allowed() -> None:
     for peer in ("10.0.0.1", None, "nonsense"):
         with pytest.raises(ForbiddenError, match="this machine"):
             change(access, None, peer=peer)
+    for host in ("127.0.0.1", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST", "localhost:80"):
+        assert change(access, None, host=host).role == "operator"
+    # A page at rebound.example, whose name was made to mean 127.0.0.1, is of the same origin as the sidecar.
+    for host in ("rebound.example", "rebound.example:8000", "localhost.evil.example", "10.0.0.1", "", None):
+        with pytest.raises(ForbiddenError, match="loopback"):
+            change(access, None, host=host)
+    for host in ("localhost@evil.example", "[::1", "127.0.0.1.evil.example:8000", "evil.example#localhost"):
+        with pytest.raises(ForbiddenError, match="loopback"):
+            change(access, None, host=host)
     for content_type in ("text/plain", "", "application/x-www-form-urlencoded"):
         with pytest.raises(ForbiddenError, match="content type"):
             change(access, None, content_type=content_type)

@@ -156,6 +156,9 @@ def test_without_tokens_and_without_a_store(tmp_path: Path) -> None:
             done = await r.client.post("/v1/policies", change(author="eve"), JSON)
             assert done.json()["author"] == "eve (unnamed operator)"
             assert refusal(await r.client.post("/v1/policies", change())) == (403, "forbidden")
+            rebound = JSON | {"host": "rebound.example:8000"}
+            for path in ("/v1/policies", "/v1/policy/rollback", "/v1/drift/baseline"):
+                assert refusal(await r.client.post(path, change(), rebound)) == (403, "forbidden")
 
     asyncio.run(main())
 
