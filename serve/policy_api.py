@@ -23,7 +23,7 @@ from serve.config import SidecarConfig
 from serve.guardrails import MetricReport
 from serve.openapi import json_body, plain_schema
 from serve.policies import Snapshot
-from serve.policy import parse
+from serve.policy import Policy, parse
 from serve.policy_rules import Change, Return
 from serve.policy_schema import Accepted, InForceAnswer, Numbered, PolicyList, Reported
 from serve.policy_store import InForce
@@ -147,7 +147,21 @@ def author_of(identity: Identity, claimed: str | None) -> str:
     return f"{claimed} ({UNNAMED})" if claimed else UNNAMED
 
 
-def in_force(snapshot: Snapshot, sidecar: Sidecar, now_s: float) -> dict[str, Any]:
+def may_change(access: Access, request: Request) -> bool:
+    """Whether who reads could also change: then he may see whom a policy names."""
+    try:
+        operator_of(access, request, content_type="application/json")
+    except AccessError:
+        return False
+    return True
+
+
+def shown(policy: Policy, *, whole: bool) -> dict[str, Any]:
+    """A policy as plain data; without the users who never explore, unless ``whole``: they are people."""
+    return policy.model_dump(mode="json", exclude=None if whole else {"excluded": {"users"}})
+
+
+def in_force(snapshot: Snapshot, sidecar: Sidecar, now_s: float, *, whole: bool) -> dict[str, Any]:
     """What is in force, and where its ramp stands."""
     policy, activation = snapshot.policy, snapshot.activation
     elapsed_s = snapshot.elapsed_s(now_s)
@@ -175,7 +189,8 @@ def in_force(snapshot: Snapshot, sidecar: Sidecar, now_s: float) -> dict[str, An
         "control": sidecar.point.control,
         "store": sidecar.keeper.describe(),
         "drift": sidecar.drift.describe()["recommendation"],
-        "policy": policy.model_dump(mode="json"),
+        "policy": shown(policy, whole=whole),
+        "excluded_users": len(policy.excluded.users),
     }
 
 
@@ -215,7 +230,8 @@ def _add_reading(app: APIRouter, access: Access) -> None:
 
         async def answer() -> Mapping[str, Any]:
             sidecar = read(request)
-            return in_force(sidecar.policies.snapshot, sidecar, time.time())
+            whole = may_change(access, request)
+            return in_force(sidecar.policies.snapshot, sidecar, time.time(), whole=whole)
 
         return await guarded(answer())
 
@@ -243,10 +259,11 @@ def _add_reading(app: APIRouter, access: Access) -> None:
             sidecar = read(request)
             if not version.isdecimal() or len(version) > 9:
                 raise PolicyNotFoundError("there is no such policy; versions are whole numbers")
-            if int(version) == 0:
-                return sidecar.policies.configured.policy.model_dump(mode="json")
-            found = await asyncio.to_thread(sidecar.keeper.store.policy, int(version))
-            return found.model_dump(mode="json")
+            found = sidecar.policies.configured.policy
+            if int(version) != 0:
+                found = await asyncio.to_thread(sidecar.keeper.store.policy, int(version))
+            data = shown(found, whole=may_change(access, request))
+            return data | {"excluded_users": len(found.excluded.users)}
 
         return await guarded(answer())
 

@@ -13,7 +13,7 @@ from typing import Any
 from serve.policy import STATIC
 from serve.policy_client import PolicyClient
 from triton_models.doors import say
-from triton_models.errors import ConfigurationError, PolicyError, PutsError
+from triton_models.errors import AccessError, ConfigurationError, PolicyError, PutsError
 from triton_models.frontier import Frontier, load_frontier
 from triton_models.yaml_files import load_yaml
 
@@ -179,6 +179,11 @@ def change_of(
     if frontier is None and not options.static:
         raise ConfigurationError("--operating-point names a candidate of a frontier; say --frontier as well")
     policy: dict[str, Any] = {name: current["policy"][name] for name in KEPT}
+    if current.get("excluded_users") and "users" not in policy["excluded"]:
+        raise AccessError(
+            f"the policy in force keeps {current['excluded_users']} users out of exploration, and only an "
+            "operator is told who they are; give the operator's token, so that they stay out (--token)"
+        )
     label: str = STATIC
     choice: Any = STATIC
     if frontier is not None and not options.static:

@@ -14,7 +14,10 @@ class _Answer(BaseModel):
 
 
 class Numbered(Policy):
-    """A policy, whole."""
+    """A policy, whole; ``excluded.users`` is for those who may change it."""
+
+    excluded_users: int
+    """How many users never explore."""
 
 
 class Summary(_Answer):
@@ -87,6 +90,9 @@ class InForceAnswer(_Answer):
     drift: str | None
     """What to do about drift, if anything; ``/v1/drift`` says more."""
     policy: Policy
+    """Whole, but for ``excluded.users``, which is for those who may change it."""
+    excluded_users: int
+    """How many users never explore."""
 
 
 class Reported(_Answer):

@@ -143,6 +143,30 @@ def test_roles(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_who_never_explores_is_told_to_operators_only(tmp_path: Path) -> None:
+    policy = change()["policy"] | {"excluded": {"users": ["ann", "bob"], "placements": ["checkout"]}}
+
+    async def main() -> None:
+        async with rig(settings(tmp_path)) as r:
+            await apply(r, policy=policy)
+            for path in ("/v1/policy", "/v1/policies/1"):
+                for token, seen in ((OPERATOR, ["ann", "bob"]), (VIEWER, None)):
+                    answer = (await get(r, path, token)).json()
+                    excluded = answer.get("policy", answer)["excluded"]
+                    users = excluded.get("users")
+                    assert (sorted(users) if users else users) == seen
+                    assert (excluded["placements"], answer["excluded_users"]) == (["checkout"], 2)
+        no_tokens = {"viewer_tokens": None, "operator_tokens": None}
+        async with rig(settings(tmp_path, access=no_tokens)) as r:
+            assert b"ann" not in (await get(r, "/v1/policy", None)).body
+        async with rig(settings(tmp_path, access=no_tokens | {"allow_local_changes": True})) as r:
+            assert b"ann" in (await get(r, "/v1/policy", None)).body
+            rebound = {"host": "rebound.example"}
+            assert b"ann" not in (await r.client.request("GET", "/v1/policy", b"", rebound)).body
+
+    asyncio.run(main())
+
+
 def test_without_tokens_and_without_a_store(tmp_path: Path) -> None:
     async def main() -> None:
         async with rig() as r:

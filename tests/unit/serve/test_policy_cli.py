@@ -20,7 +20,7 @@ from serve.policy_settings import access_settings, policy_store_settings
 from tests.support.frontiers import frontier_data
 from tests.unit.serve.support import SURFACE
 from tests.unit.serve.test_policy import policy
-from triton_models.errors import ConfigurationError, FrontierError, PolicyError
+from triton_models.errors import AccessError, ConfigurationError, FrontierError, PolicyError
 from triton_models.frontier import parse_frontier
 
 FRONTIER = parse_frontier(frontier_data(SURFACE), source="test")
@@ -33,7 +33,8 @@ def options(**changes: Any) -> argparse.Namespace:
 
 def current(**changes: Any) -> dict[str, Any]:
     one = policy(**changes)
-    return {"policy": one.model_dump(mode="json"), "shares": one.shares(0.0)}
+    shown = {"policy": one.model_dump(mode="json"), "shares": one.shares(0.0)}
+    return shown | {"excluded_users": len(one.excluded.users)}
 
 
 def built(given: argparse.Namespace, now: dict[str, Any]) -> PolicyBody:
@@ -46,6 +47,13 @@ def test_an_operating_point_for_everybody_keeps_the_rest() -> None:
     assert [(arm.name, arm.choice) for arm in body.arms] == [("knee", (0.75, 0.25))]
     assert (body.salt, body.exploration.share, body.excluded.users) == ("s", 0.01, {"vip"})
     assert body.ramp is None
+
+
+def test_users_who_are_not_told_of_are_not_let_in_again() -> None:
+    now = current(excluded={"users": ["vip"], "placements": ["checkout"]})
+    del now["policy"]["excluded"]["users"]  # as a viewer sees it
+    with pytest.raises(AccessError, match="keeps 1 users out"):
+        change_of(options(operating_point="knee"), now, FRONTIER)
 
 
 def test_static_needs_no_frontier_and_keeps_the_rest() -> None:
