@@ -129,8 +129,10 @@ class Exploration(_Frozen):
     explore."""
     burst: Annotated[int, Field(ge=1, le=10_000)] = 10
     """How many may explore at once after a while without. The replicas share it evenly and each has one at
-    least, so with more replicas than ``burst`` their number stands in its place. The less of it a replica
-    has, the more of a ``share`` close to ``cap`` is lost: where few explore that should, raise it."""
+    least, so with more replicas than ``burst`` their number stands in its place. While a rolling upgrade runs
+    old and new replicas side by side, each set has a burst of its own: up to twice as many, once. The less of
+    it a replica has, the more of a ``share`` close to ``cap`` is lost: where few explore that should, raise
+    it."""
     distribution: Literal["uniform"] | tuple[Share, ...] = "uniform"
     """Over the A actions of the grid, in the surface's order; sums to one."""
 
@@ -344,6 +346,11 @@ def take(exploration: Exploration, bucket: Bucket, *, wanted: bool, replicas: in
     ``n_i`` requests in a row of replica i at most ``b + cap n_i`` explore, wherever the window lies, and of
     any ``n = Σ n_i`` of all R replicas at most ``R b + cap n = max(R, burst) + cap n``. A replica that takes
     another one's place begins with none (:data:`EMPTY`), so the bound outlives restarts.
+
+    R is what a replica was started with. A rolling upgrade has old and new replicas at work together, which
+    do not know of each other: over windows that lie in it the first term is up to ``2 max(R, burst)``, for
+    the old ones' saved tokens and the new ones'. The rate, ``cap n``, holds throughout: each request counts
+    once.
     """
     most = max(MICRO, exploration.burst * MICRO // replicas)
     tokens = min(most, bucket.tokens + math.floor(exploration.cap * MICRO))
