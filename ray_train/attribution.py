@@ -52,7 +52,7 @@ class DecisionFate(StrEnum):
     """What became of a logged decision. Each is counted once, under the first that applies."""
 
     INVALID = "invalid"
-    """No request id or no timestamp."""
+    """No request id, no timestamp, or one before the year 1."""
     DUPLICATE = "duplicate"
     """An earlier decision has its request id (the first of both files and rows, at the same instant)."""
     BEFORE = "before_start"
@@ -68,7 +68,8 @@ class EventFate(StrEnum):
     OTHER = "other_name"
     """Neither an objective nor a metric of the surface."""
     INVALID = "invalid"
-    """No request id, no timestamp, a value that is not finite, or an objective's that is no count."""
+    """No request id, no timestamp, one before the year 1, a value that is not finite, or an objective's that
+    is no count."""
     DUPLICATE = "duplicate"
     """The same event_id again, or without one the same request, instant, name and value."""
     UNKNOWN = "unknown_request"

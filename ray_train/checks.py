@@ -156,11 +156,12 @@ def _examples(table: pa.Table, reasons: Array, path: str, most: int) -> list[Exa
 
 def _count(surface: Surface, table: pa.Table, totals: Totals) -> None:
     action = surface.action_indices(logged_weights(surface, table))
-    inverse = 1.0 / columns.floats(columns.column(table, "propensity"), np.float64)
     size = surface.num_actions
     totals.actions += np.bincount(action, minlength=size)
-    totals.inverse += np.bincount(action, inverse, minlength=size)
-    totals.variance += np.bincount(action, inverse * (inverse - 1.0), minlength=size)
+    with np.errstate(over="ignore"):  # 1e-300 is a propensity, too
+        inverse = 1.0 / columns.floats(columns.column(table, "propensity"), np.float64)
+        totals.inverse += np.bincount(action, inverse, minlength=size)
+        totals.variance += np.bincount(action, inverse * (inverse - 1.0), minlength=size)
     for m, name in enumerate(surface.objectives):
         totals.rewards[m] += (columns.floats(columns.column(table, f"reward_{name}")) > 0).sum()
     for k, name in enumerate(surface.metrics):

@@ -63,6 +63,11 @@ def floats(array: pa.Array, dtype: type[np.floating[Any]] = np.float32) -> npt.N
         return np.asarray(values, dtype=dtype)
 
 
+def booleans(array: pa.Array) -> pa.Array:
+    """Yes and no, which some writers keep as numbers; null is no."""
+    return pc.fill_null(array.cast(pa.bool_()), False)
+
+
 def strings(array: pa.Array) -> pa.Array:
     """Strings as ``large_string`` (their offsets never overflow); integers are written out in decimal."""
     return array if pa.types.is_large_string(array.type) else pc.cast(array, pa.large_string())

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from ray_train import columns
 from ray_train.attribution import DecisionFate, EventFate
 from ray_train.duplicates import hash_strings
-from ray_train.logs import LogFiles, discover_files
+from ray_train.logs import DAMAGE, LogFiles, discover_files, unreadable
 from ray_train.reading import READERS, Unit, file_units, read_slices
 from triton_models.decision_format import (
     USER_IDS_KEY,
@@ -150,15 +150,27 @@ class Reader:
         """Transport rows of one unit of the decision log.
 
         Raises:
+            LogError: the file is damaged, or holds a value that is none of its column.
             SurfaceMismatchError: a row was decided under another surface.
         """
+        yield from _told(self.decisions.units[number].path, self._decision_rows(number))
+
+    def event_rows(self, number: int) -> Iterator[pa.Table]:
+        """Transport rows of one unit of the events: those the surface knows; the others are counted.
+
+        Raises:
+            LogError: the file is damaged, or holds a value that is none of its column.
+        """
+        yield from _told(self.events.units[number].path, self._event_rows(number))
+
+    def _decision_rows(self, number: int) -> Iterator[pa.Table]:
         unit = self.decisions.units[number]
         names = ["request_id", "timestamp", "explored", "surface_fingerprint", *self.payload]
         for offset, table in read_slices(self.decisions.files, unit, names, _slice_rows(unit)):
             self._check_fingerprints(unit, table)
             ids = columns.strings(columns.column(table, "request_id"))
             t = columns.column(table, "timestamp")
-            explored = pc.fill_null(columns.column(table, "explored"), False)
+            explored = columns.booleans(columns.column(table, "explored"))
             data = {
                 "kind": pa.array(np.full(table.num_rows, DECISION, dtype=np.int8)),
                 "bucket": _buckets(ids, self.buckets),
@@ -168,7 +180,7 @@ class Reader:
                 "explored": explored,
                 **{name: columns.column(table, name) for name in self.payload},
             }
-            good = np.asarray(pc.and_(pc.is_valid(ids), pc.is_valid(t)))
+            good = np.asarray(pc.is_valid(ids)) & (columns.instants(t) >= columns.EARLIEST)  # not NaT
             carries = good & np.asarray(explored) if self.payload_if_explored else good
             rows = pa.table(data)
             bare = rows.select([name for name in KEYS.names if name in data])
@@ -176,8 +188,7 @@ class Reader:
             yield self._shaped(bare.filter(pa.array(good & ~carries)))
             yield self._counted(DECISION_COUNT, {DecisionFate.INVALID: int((~good).sum())})
 
-    def event_rows(self, number: int) -> Iterator[pa.Table]:
-        """Transport rows of one unit of the events: those the surface knows; the others are counted."""
+    def _event_rows(self, number: int) -> Iterator[pa.Table]:
         unit, rows = self.events.units[number], self.events.files
         for _, table in read_slices(rows, unit, EVENT_COLUMNS, _slice_rows(unit)):
             ids = columns.strings(columns.column(table, "request_id"))
@@ -186,7 +197,8 @@ class Reader:
             value = _values(table)
             counted = _among(names, self.surface.objectives)
             known = counted | _among(names, self.surface.metrics)
-            good = np.asarray(pc.and_(pc.is_valid(ids), pc.is_valid(t))) & np.isfinite(value)
+            good = np.asarray(pc.is_valid(ids)) & (columns.instants(t) >= columns.EARLIEST)
+            good &= np.isfinite(value)
             good &= ~counted | ((value >= 0) & (value == np.floor(value)))
             identity = (
                 columns.strings(columns.column(table, "event_id"))
@@ -211,7 +223,7 @@ class Reader:
             if found is not None and found != self.surface.fingerprint:
                 raise SurfaceMismatchError(
                     f"{unit.path} and the surface were made for different control surfaces; they differ in "
-                    f"surface_fingerprint ({found[:12]} against {self.surface.fingerprint[:12]})"
+                    f"surface_fingerprint ({str(found)[:12]} against {self.surface.fingerprint[:12]})"
                 )
 
     def _shaped(self, table: pa.Table) -> pa.Table:
@@ -245,6 +257,14 @@ def counted(rows: pa.Table, kind: int) -> Counter[str]:
     for row in rows.filter(pc.equal(rows.column("kind"), kind)).select(["event", "value"]).to_pylist():
         counts[row["event"]] += int(row["value"])
     return counts
+
+
+def _told(path: str, rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The rows; what Arrow cannot make of a value is one line about the file."""
+    try:
+        yield from rows
+    except DAMAGE as error:
+        raise unreadable(path, error) from error
 
 
 def _slice_rows(unit: Unit) -> int:

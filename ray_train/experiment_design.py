@@ -20,7 +20,7 @@ from ray_train import columns
 from ray_train.attribution import Attribution
 from ray_train.decisions import Source
 from ray_train.experiment_strata import Strata, bins, find_strata
-from ray_train.logs import as_datetime
+from ray_train.logs import DAMAGE, as_datetime, unreadable
 from ray_train.reading import Unit, Window, read_slices
 from triton_models.errors import ConfigurationError, LogError
 from triton_models.surface import Surface
@@ -175,11 +175,18 @@ class _Seen:
 
 
 def _of_unit(surface: Surface, source: Source, unit: Unit, rules: Attribution) -> _Seen:
+    try:
+        return _seen_in(surface, source, unit, rules)
+    except DAMAGE as error:
+        raise unreadable(unit.path, error) from error
+
+
+def _seen_in(surface: Surface, source: Source, unit: Unit, rules: Attribution) -> _Seen:
     seen = _Seen()
     for _, table in read_slices(source.files, unit, COLUMNS):
         t = columns.instants(columns.column(table, "timestamp"))
-        closed = rules.closed(t)
-        explored = np.asarray(pc.fill_null(columns.column(table, "explored"), False))
+        closed = rules.closed(t) & (t >= columns.EARLIEST)
+        explored = np.asarray(columns.booleans(columns.column(table, "explored")))
         seen.explored += int((closed & explored).sum())
         table, t = table.filter(pa.array(closed & ~explored)), t[closed & ~explored]
         if not table.num_rows:

@@ -223,5 +223,5 @@ def load_experiment(path: str | Path) -> Experiment:
         return Experiment.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise LogError(f"{file}: not an experiment: {describe_validation_error(error)}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LogError(f"{file}: cannot be read as JSON: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ray_train.experiment_report import Experiment
@@ -15,7 +16,9 @@ def print_experiment(console: Console, experiment: Experiment) -> None:
     """Lifts by arm and cohort, the checks, the correlations, and the verdict."""
     confidence = f"{100 * experiment.confidence:g} %"
     table = Table(
-        title=f"Lifts against {experiment.control}, {confidence} intervals", box=SIMPLE_HEAD, pad_edge=False
+        title=f"Lifts against {escape(experiment.control)}, {confidence} intervals",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column("arm", no_wrap=True)
     switched = any(cell.control_off_share for cell in experiment.cells)
@@ -31,7 +34,7 @@ def print_experiment(console: Console, experiment: Experiment) -> None:
             shares = [cell.fallback_share, *([cell.control_off_share] if switched else [])]
             shown = ["–" if share is None else f"{100 * share:.2f} %" for share in shares]
             table.add_row(
-                f"[bold]{arm}[/]" if cohort is None else f"  {cohort}",
+                f"[bold]{escape(arm)}[/]" if cohort is None else f"  {escape(cohort)}",
                 *(format_lift(effect.lift, effect.interval) for effect in effects),
                 "\n".join([f"{cell.users:,}", *shown]),
             )

@@ -106,9 +106,15 @@ class LogFiles:
             LogError: it is not there, not Parquet, or cut short.
         """
         try:
-            return pq.ParquetFile(path, filesystem=self.filesystem, memory_map=False)
-        except (pa.ArrowException, OSError) as error:
+            file = pq.ParquetFile(path, filesystem=self.filesystem, memory_map=False)
+            tuple(file.schema_arrow.names)
+            return file
+        except DAMAGE as error:
             raise unreadable(path, error) from error
+
+
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What comes of a damaged file; the last when a name or a text in it is looked at."""
 
 
 def unreadable(path: str, error: Exception) -> LogError:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_train import columns
-from ray_train.logs import LogFiles, as_datetime, check_schema, log_schema, unreadable
+from ray_train.logs import DAMAGE, LogFiles, as_datetime, check_schema, log_schema, unreadable
 from ray_train.rows import bad_rows
 from triton_models.errors import LogError
 from triton_models.surface import Surface
@@ -73,9 +73,16 @@ def list_units(surface: Surface, files: LogFiles) -> tuple[Unit, ...]:
 
 
 def file_units(path: str, metadata: Any) -> Iterator[Unit]:
-    """The row groups of one file, in order."""
-    for i in range(metadata.num_row_groups):
-        yield _unit(path, i, metadata.row_group(i))
+    """The row groups of one file, in order.
+
+    Raises:
+        LogError: the file is damaged.
+    """
+    try:
+        for i in range(metadata.num_row_groups):
+            yield _unit(path, i, metadata.row_group(i))
+    except DAMAGE as error:
+        raise unreadable(path, error) from error
 
 
 def _unit(path: str, index: int, group: Any) -> Unit:
@@ -118,9 +125,14 @@ def read_slices(
             for batch in file.iter_batches(
                 batch_size=rows, row_groups=[unit.row_group], columns=present, use_threads=False
             ):
+                batch.validate(full=True)  # text that is none, lists that end before they begin
                 yield offset, pa.Table.from_batches([batch])
                 offset += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+        if present and offset != unit.rows:
+            raise LogError(
+                f"{unit.path}: holds {offset} of the {unit.rows} rows that it says; is it damaged?"
+            )
+    except DAMAGE as error:
         raise unreadable(unit.path, error) from error
 
 

@@ -50,7 +50,10 @@ def sample_ratio(totals: Totals) -> SampleRatio:
     chi_square = float(((observed - expected)[likely] ** 2 / expected[likely]).sum())
     deviation = np.zeros_like(observed)
     spread = np.sqrt(np.maximum(totals.variance, 1e-12))
-    deviation[seen] = (totals.inverse[seen] - rows) / spread[seen]
+    with np.errstate(
+        invalid="ignore"
+    ):  # infinite ones, of propensities that are next to nothing, say nothing
+        deviation[seen] = (totals.inverse[seen] - rows) / spread[seen]
     deviation[seen & (totals.variance == 0)] = np.where(
         totals.inverse[seen & (totals.variance == 0)] == rows, 0.0, np.inf
     )

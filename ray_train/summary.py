@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ray_train.checks import LogReport
@@ -16,9 +17,10 @@ SHOWN_ACTIONS = 5
 
 def print_summary(console: Console, surface: Surface, files: LogFiles, report: LogReport) -> None:
     """Rows, window, rates, cohorts, unknown values, bad rows by reason, sample ratio."""
-    table = Table(title=f"{files.source} against surface {surface.name}", show_header=False)
+    title = f"{escape(files.source)} against surface {surface.name}"
+    table = Table(title=title, show_header=False)
     for name, value in _lines(surface, files, report):
-        table.add_row(name, value)
+        table.add_row(name, escape(value))  # a cohort may be called [/b]
     console.print(table)
     if report.bad:
         bad = Table("bad rows", "rows", title=f"{report.bad:,} of {report.rows:,} rows are bad")

@@ -86,7 +86,8 @@ def run_door(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = 
     try:
         return command(options) or 0
     except PutsError as error:
-        sys.stderr.write(f"{parser.prog}: error: {error}\n")
+        # One line, even where a name that it quotes from somebody's file is of two.
+        sys.stderr.write(f"{parser.prog}: error: {' '.join(str(error).splitlines())}\n")
         return EXIT_BAD_INPUT
     except OSError as error:
         # A full disk, a file where a folder should be, no permission: the person's to mend, not a bug.

@@ -183,7 +183,7 @@ def load_run(path: str | Path) -> Run:
         ) from error
     except ValidationError as error:
         raise RunError(f"{file}: not a run manifest: {describe_validation_error(error)}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file}: cannot be read: {error}") from error
     run = Run(folder, manifest)
     if run.surface.fingerprint != manifest.surface_fingerprint:

@@ -109,8 +109,9 @@ class ControlledWeight(_Frozen):
                 f"[{self.minimum}, {self.maximum}]"
             )
         largest = max(abs(self.minimum), abs(self.maximum))
-        too_fine = self.step < max(largest * 2.0**-20, 1 / LARGEST_WEIGHT)
-        if self.points <= MAX_ACTIONS and (largest > LARGEST_WEIGHT or too_fine):
+        finest = max(largest * 2.0**-20, 1 / LARGEST_WEIGHT)
+        # More points than that are refused as a grid; Python cannot even divide by as many as a file may say.
+        if self.points <= MAX_ACTIONS and (largest > LARGEST_WEIGHT or self.step < finest):
             raise ValueError(
                 f"the grid of head {self.head} cannot be told apart in float32, in which weights are served: "
                 f"a step of {self.step:g} at values up to {largest:g}"
@@ -360,7 +361,8 @@ class Surface(_Frozen):
                 f"{source}: expected {len(self.objectives)} numbers, one per objective "
                 f"({', '.join(self.objectives)}), got shape {list(scalarization.shape)}"
             )
-        total = scalarization.sum()
+        with np.errstate(over="ignore"):
+            total = scalarization.sum()
         if not np.isfinite(total) or (scalarization < 0).any() or total <= 0:
             raise ScalarizationError(
                 f"{source}: entries must be finite, ≥ 0 and not all zero, got {scalarization.tolist()}"

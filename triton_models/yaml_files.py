@@ -33,6 +33,8 @@ def load_yaml(path: str | Path) -> object:
         raise SurfaceError(f"{path}: cannot be read ({error}); expected a YAML file") from error
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date, too deep a nest
+    except (
+        Exception
+    ) as error:  # an impossible date, too deep a nest; !!int "" is an IndexError of the library
         reason = " ".join(str(error).split())
         raise SurfaceError(f"{path}: not valid YAML: {reason}") from error
