@@ -1,4 +1,4 @@
-"""Honest files of every kind, small, to be spoilt: logs, decisions, events, a frontier, a run, an experiment."""
+"""Honest files of every kind, small, to be spoilt: logs, decisions, events, a frontier, a run, a policy."""
 
 from __future__ import annotations
 

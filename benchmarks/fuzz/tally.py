@@ -55,8 +55,11 @@ class Tally:
         """A table for people."""
         table = self.to_dict()["by_kind"]
         reasons = "  ".join(f"{reason}: {n}" for reason, n in self.fallbacks.items() if n)
-        return [
+        lines = [
             f"{kind:<24} {sum(statuses.values()):>7}   "
             + "  ".join(f"{status}: {n}" for status, n in statuses.items())
             for kind, statuses in table.items()
-        ] + [f"{'production weights':<24} {sum(self.fallbacks.values()):>7}   {reasons}"]
+        ]
+        if self.fallbacks:
+            lines.append(f"{'production weights':<24} {sum(self.fallbacks.values()):>7}   {reasons}")
+        return lines
