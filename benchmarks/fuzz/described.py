@@ -36,6 +36,7 @@ def fuzz_described(address: str, tally: Tally, *, cases: int, headers: dict[str,
     """
     try:
         import schemathesis
+        from schemathesis.config import HealthCheck
         from schemathesis.engine import events, from_schema
     except ImportError as error:
         raise BenchmarkError(f"schemathesis is not installed (extra dev): {error}") from error
@@ -54,6 +55,8 @@ def fuzz_described(address: str, tally: Tally, *, cases: int, headers: dict[str,
         operations = max(1, schema.statistic.operations.selected)
         examples = min(EXAMPLES_A_ROUND, max(1, (cases - done) // (2 * operations)))
         schema.config.generation.update(max_examples=examples)
+        # A draw that is slow or often thrown away says something of the tool, nothing of the application.
+        schema.config.suppress_health_check = [HealthCheck.filter_too_much, HealthCheck.too_slow]
         schema.config.seed = seed
         if headers:
             schema.config.headers = headers
