@@ -79,16 +79,24 @@ def file_units(path: str, metadata: Any) -> Iterator[Unit]:
         LogError: the file is damaged.
     """
     try:
+        timestamp = _timestamp_column(metadata)
         for i in range(metadata.num_row_groups):
-            yield _unit(path, i, metadata.row_group(i))
+            yield _unit(path, i, metadata.row_group(i), timestamp)
     except DAMAGE as error:
         raise unreadable(path, error) from error
 
 
-def _unit(path: str, index: int, group: Any) -> Unit:
+def _timestamp_column(metadata: Any) -> int | None:
+    """Number of the column. By the schema: Arrow 25 ends the process over the chunk of a column whose size
+    statistics are damaged, so chunks are not looked at that nobody needs."""
+    paths = (metadata.schema.column(j).path for j in range(metadata.num_columns))
+    return next((j for j, name in enumerate(paths) if name == "timestamp"), None)
+
+
+def _unit(path: str, index: int, group: Any, timestamp: int | None) -> Unit:
     first = last = None
-    for j in range(group.num_columns):
-        chunk = group.column(j)
+    if timestamp is not None and timestamp < group.num_columns:
+        chunk = group.column(timestamp)
         if chunk.path_in_schema == "timestamp" and chunk.is_stats_set and chunk.statistics.has_min_max:
             try:
                 first, last = _instant(chunk.statistics.min), _instant(chunk.statistics.max)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from ray_train.experiment_design import read_design
 from ray_train.experiment_sums import PAYLOAD
 from ray_train.logs import LogFiles, discover_files
 from ray_train.planning import examine
-from ray_train.reading import list_units, read_slices
+from ray_train.reading import file_units, list_units, read_slices
 from ray_train.sample_ratio import sample_ratio
 from ray_train.summary import print_summary
 from tests.support.surfaces import small_surface
@@ -75,6 +76,32 @@ def test_a_row_group_that_holds_fewer_rows_than_it_says(tmp_path: Path) -> None:
     (unit,) = list_units(SURFACE, files)
     with pytest.raises(LogError, match="holds 40 of the 41 rows"):
         list(read_slices(files, replace(unit, rows=41), ["request_id"]))
+
+
+def test_only_the_chunk_of_the_timestamp_is_looked_at(tmp_path: Path) -> None:
+    """Arrow 25 aborts over damaged size statistics of a chunk (fuzz --target logs, seed 1, case 1201)."""
+    files = log_files(exploration(), tmp_path)
+    with files.open(files.paths[0]) as file:
+        metadata = file.metadata
+    asked = []
+
+    class Group:
+        num_columns, num_rows = metadata.num_columns, metadata.num_rows
+        total_byte_size = 1
+
+        def column(self, number: int) -> Any:
+            asked.append(number)
+            return metadata.row_group(0).column(number)
+
+    class Metadata:
+        schema, num_columns, num_row_groups = metadata.schema, metadata.num_columns, 1
+
+        def row_group(self, number: int) -> Group:
+            return Group()
+
+    (unit,) = file_units("a.parquet", Metadata())
+    assert asked == [1]
+    assert (unit.first, unit.rows) == (honest.START, 40)
 
 
 def test_cohorts_that_look_like_markup_are_shown(tmp_path: Path) -> None:
