@@ -38,6 +38,7 @@ WINDOW_S = DELAY_S + 10.0
 """Attribution window: every simulated engagement is inside it."""
 SEGMENT_S = 5.0
 NETWORK_TIMEOUT_S = 60.0
+SHORT_LOG = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +178,8 @@ class Loop:
             "fit: the value network on it": [
                 *("fit", logs, "--surface", surface, "--out", run),
                 *("--workers", str(self.settings.workers), "--epochs", str(self.settings.epochs)),
+                # Windows are of time: a short burst that stalls for half a second must leave rows in each.
+                *(["--selection-share", "0.45"] if self.settings.requests < SHORT_LOG else []),
             ],
             "sweep: operating points valued on its last part": [
                 *("sweep", logs, "--run", run, "--by", "cohort"),

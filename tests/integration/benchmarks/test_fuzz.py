@@ -23,7 +23,7 @@ def test_nothing_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert {"200", "400", "413", "422"} <= set(kinds["POST /v1/rank"]) | set(kinds["raw: body"])
     for route in ("POST /v1/rank as tensors", "POST /v1/weights as tensors"):
         assert set(kinds[route]) <= {"200", "413", "422", "503"}, kinds[route]
-        assert kinds[route]["200"] > 10
+        assert kinds[route]["200"] >= 5
     assert {"200", "400", "422"} <= set(kinds["raw: tensors"])
     # The value network behind it was as moody as it says it is.
     moods = {"late", "unavailable", "invalid_answer", "state_invalid", "state_incomplete"}
