@@ -118,8 +118,8 @@ class Content:
 
     def __init__(self, spec: TensorSpec) -> None:
         self._dtype = spec.dtype
-        self.size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
-        self._mark = raw_input_mark(self.size)
+        self._size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+        self._mark = raw_input_mark(self._size)
 
     def array(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The tensor as something that can be joined to bytes."""
@@ -128,7 +128,7 @@ class Content:
     def of(self, value: npt.NDArray[Any]) -> tuple[bytes, npt.NDArray[Any]]:
         """What stands before it, and the tensor."""
         array = self.array(value)
-        mark = self._mark if array.nbytes == self.size else raw_input_mark(array.nbytes)
+        mark = self._mark if array.nbytes == self._size else raw_input_mark(array.nbytes)
         return mark, array
 
     def of_many(self, values: Sequence[npt.NDArray[Any]]) -> list[Any]:

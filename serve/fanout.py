@@ -26,14 +26,9 @@ OnLateFailure = Callable[[BaseException], None]
 class Call(Generic[T]):
     """One call under way."""
 
-    def __init__(
-        self,
-        begun: Coroutine[Any, Any, T] | asyncio.Future[T],
-        clock: Clock,
-        on_late_failure: OnLateFailure | None = None,
-    ) -> None:
+    def __init__(self, begun: Coroutine[Any, Any, T] | asyncio.Future[T], clock: Clock) -> None:
         self._clock = clock
-        self.on_late_failure = on_late_failure
+        self.on_late_failure: OnLateFailure | None = None
         self.started_s = clock()
         self.ended_s: float | None = None
         self.abandoned = False
@@ -107,13 +102,9 @@ class Lane:
         """Calls that have not ended."""
         return len(self._calls)
 
-    def start(
-        self,
-        begun: Coroutine[Any, Any, T] | asyncio.Future[T],
-        on_late_failure: OnLateFailure | None = None,
-    ) -> Call[T]:
+    def start(self, begun: Coroutine[Any, Any, T] | asyncio.Future[T]) -> Call[T]:
         """Start a call now, or count one that has begun; it runs to its end whatever happens to who waits."""
-        call = Call(begun, self._clock, on_late_failure)
+        call = Call(begun, self._clock)
         self._calls.add(call)
         self._gauge.inc()
         call.task.add_done_callback(lambda _: self._ended(call))
