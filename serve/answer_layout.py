@@ -12,13 +12,22 @@ and lengths in these places, is the same message with other bytes; any other is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 Output = tuple[str, tuple[int, ...], bytes]
 """Datatype, shape, content."""
+
+
+class Answer(NamedTuple):
+    """What is read of a ``ModelInferResponse``."""
+
+    version: str
+    """Of the model that answered; empty where the server does not say."""
+    outputs: dict[str, Output]
+
 
 LAYOUTS = 256
 """Sizes of answers of which the layout is kept."""
@@ -55,10 +64,11 @@ class Layout:
     """Where everything lies in answers of one size."""
 
     head: bytes
+    version: str
     slots: tuple[Slot, ...]
 
-    def read(self, answer: bytes) -> dict[str, Output] | None:
-        """The outputs by name; None: the answer is another message."""
+    def read(self, answer: bytes) -> Answer | None:
+        """What it says; None: the answer is another message."""
         if not answer.startswith(self.head):
             return None
         found = {}
@@ -66,7 +76,7 @@ class Layout:
             if not answer.startswith(slot.mark, slot.mark_at):
                 return None
             found[slot.name] = (slot.datatype, slot.shape, answer[slot.begin : slot.end])
-        return found
+        return Answer(self.version, found)
 
 
 def layout_of(message: Any, answer: bytes) -> Layout | None:
@@ -80,25 +90,25 @@ def layout_of(message: Any, answer: bytes) -> Layout | None:
             Slot(tensor.name, tensor.datatype, tuple(tensor.shape), mark, at, begin, begin + len(raw))
         )
         at = begin + len(raw)
-    layout = Layout(head, tuple(slots))
+    layout = Layout(head, message.model_version, tuple(slots))
     expected = service_pb2.ModelInferResponse()
     expected.CopyFrom(message)
     del expected.raw_output_contents[:]
     same = service_pb2.ModelInferResponse.FromString(head) == expected
     contents = dict(zip((slot.name for slot in slots), message.raw_output_contents, strict=True))
     read = layout.read(answer) if same else None
-    fits = read is not None and {name: raw for name, (_, _, raw) in read.items()} == contents
+    fits = read is not None and {name: raw for name, (_, _, raw) in read.outputs.items()} == contents
     return layout if fits else None
 
 
 class AnswerReader:
-    """Outputs of answers, each as cheaply as it can be had."""
+    """Answers, each read as cheaply as it can be had."""
 
     def __init__(self) -> None:
         self._layouts: dict[int, Layout] = {}
 
-    def read(self, answer: bytes) -> dict[str, Output]:
-        """The outputs by name.
+    def read(self, answer: bytes) -> Answer:
+        """Its version and its outputs by name.
 
         Raises:
             DecodeError: no ``ModelInferResponse``.
@@ -109,7 +119,7 @@ class AnswerReader:
             return found
         message = service_pb2.ModelInferResponse.FromString(answer)
         pairs = zip(message.outputs, message.raw_output_contents, strict=True)
-        found = {tensor.name: (tensor.datatype, tuple(tensor.shape), raw) for tensor, raw in pairs}
+        outputs = {tensor.name: (tensor.datatype, tuple(tensor.shape), raw) for tensor, raw in pairs}
         if len(self._layouts) >= LAYOUTS:
             self._layouts.clear()
         try:
@@ -118,4 +128,4 @@ class AnswerReader:
             layout = None
         if layout is not None:
             self._layouts[len(answer)] = layout
-        return found
+        return Answer(message.model_version, outputs)

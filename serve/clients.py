@@ -75,6 +75,10 @@ class ValueClient(Protocol):
     def max_rows(self) -> int:
         """Most questions of one call, as far as is known."""
 
+    @property
+    def described_version(self) -> str | None:
+        """The model version whose parameters :meth:`parameters` read last; None: it could not be told."""
+
     async def choose(
         self, tensors: StateTensors, scalarization_M: FloatArray, headers: Headers
     ) -> ValueAnswer:
@@ -177,7 +181,8 @@ class TritonValueClient(InferenceChannel):
             parts += content.of_many([question.tensors[name] for question in questions])
         parts += self._scalarization.of_many([question.scalarization_M for question in questions])
         headers = questions[0].headers if rows == 1 else NO_HEADERS
-        weights, action, values = await self.infer(b"".join(parts), VALUE_OUTPUTS, headers)
+        version, tensors = await self.infer(b"".join(parts), VALUE_OUTPUTS, headers)
+        weights, action, values = tensors
         fits = all(array.ndim == 2 and len(array) == rows for array in (weights, values))
         if action.size != rows or action.dtype.kind not in "iu" or not fits:
             raise UpstreamInvalidError(
@@ -185,7 +190,7 @@ class TritonValueClient(InferenceChannel):
                 f"{list(weights.shape)}, {list(action.shape)}, {list(values.shape)}"
             )
         return [
-            ValueAnswer(weights_W=weights[row], action=number, values_M=values[row])
+            ValueAnswer(weights_W=weights[row], action=number, values_M=values[row], version=version)
             for row, number in enumerate(action.ravel().tolist())
         ]
 
@@ -235,7 +240,7 @@ class TritonRankerClient(InferenceChannel):
             parts += content.of(tensors[name])
         parts.append(raw_input(self._candidates(candidates)))
         parts += (raw_input(features[name]) for name in self._config.candidate_inputs)
-        (scores,) = await self.infer(b"".join(parts), self._outputs, headers)
+        _, (scores,) = await self.infer(b"".join(parts), self._outputs, headers)
         if self._config.batched and scores.ndim == 3 and len(scores) == 1:
             scores = scores[0]
         if scores.shape != (len(candidates), self._num_heads):

@@ -97,6 +97,8 @@ class ValueAnswer:
     weights_W: npt.NDArray[Any]
     action: int
     values_M: npt.NDArray[Any]
+    version: str = ""
+    """Of the served model that chose; empty where the server does not say."""
 
 
 Outcome = ValueAnswer | Reason
@@ -113,6 +115,8 @@ class Decision:
     """Q of the chosen action per objective."""
     source: Source
     reason: Reason | None
+    version: str = ""
+    """Of the served model that chose."""
 
 
 def refusal(situation: Situation) -> Reason | None:
@@ -188,4 +192,5 @@ def decide(surface: Surface, outcome: Outcome) -> Decision:
         values_M=np.asarray(outcome.values_M, dtype=np.float64),
         source="value_network",
         reason=None,
+        version=outcome.version,
     )

@@ -37,6 +37,11 @@ class FakeValueClient:
     """Surface that the server claims to have been made for; None: the right one."""
     name: str = "fake-value-network"
     max_rows: int = 64
+    version: str = "1"
+    """The version that answers."""
+    run_id: str = "fake"
+    """Of that version."""
+    described_version: str | None = None
     rows: list[int] = field(default_factory=list)
     """How many questions each call had."""
     calls: list[tuple[StateTensors, FloatArray, dict[str, str]]] = field(default_factory=list)
@@ -62,6 +67,7 @@ class FakeValueClient:
             weights_W=self.surface.actions[self.action].astype(np.float32),
             action=self.action,
             values_M=np.full(len(self.surface.objectives), 0.5, dtype=np.float32),
+            version=self.version,
         )
         return [answer] * len(questions)
 
@@ -70,10 +76,11 @@ class FakeValueClient:
         if self.check_error is not None:
             raise self.check_error
         surface = self.served or self.surface
+        self.described_version = self.version or None
         return {
             "surface": json.dumps(surface.to_dict()),
             "surface_fingerprint": surface.fingerprint,
-            "run_id": "fake",
+            "run_id": self.run_id,
         }
 
     async def close(self) -> None:

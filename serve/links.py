@@ -28,7 +28,7 @@ from serve.breaker import Decision as BreakerDecision
 from serve.clients import ValueClient, ValueQuestion
 from serve.coalesce import Asked, Coalescer, Typical, linger_s
 from serve.config import ValueNetworkConfig
-from serve.decide import Link, ValueAnswer, check_answer
+from serve.decide import Decision, Link, ValueAnswer, check_answer
 from serve.fanout import Call, Clock, Lane
 from serve.metrics import Metrics
 from triton_models.errors import PutsError, SurfaceMismatchError, UpstreamError
@@ -43,6 +43,9 @@ DRAIN_S = 2.0
 LINK_VALUES: dict[Link, int] = {"verified": 1, "open": 0, "unreachable": 0, "mismatch": -1}
 
 UPSTREAM = "value_network"
+
+RUNS = 64
+"""Versions of one server whose run is remembered."""
 
 PATIENCE_STEP = 0.05
 """Weight of the newest ranking in the running mean of the ranker's time."""
@@ -82,6 +85,9 @@ class ServerLink:
     """What its parameters say; never "open"."""
     detail: str = "not asked yet"
     run_id: str | None = None
+    """Of the version that its parameters were read of last."""
+    runs: dict[str, str | None] = field(default_factory=dict)
+    """Version → run id, of the versions of one repository whose parameters were read."""
     breaker: Breaker = field(default_factory=Breaker)
     broken: str = ""
     """Why the breaker is not closed."""
@@ -97,6 +103,15 @@ class ServerLink:
     def state(self) -> Link:
         """What is known of the server, its breaker included."""
         return self.link if self.link == "mismatch" or self.breaker.admits else "open"
+
+
+def _remember(runs: dict[str, str | None], version: str | None, run_id: str | None) -> None:
+    """Note which run a version is of; the same version of another run is of another repository."""
+    if version is None:
+        return
+    if runs.get(version, run_id) != run_id or len(runs) >= RUNS:
+        runs.clear()
+    runs[version] = run_id
 
 
 class ValueLinks:
@@ -213,6 +228,8 @@ class ValueLinks:
     def report(self, link: ServerLink, event: Event, *, epoch: int, why: str = "") -> None:
         """What became of a call that began in ``epoch`` of the link's breaker."""
         self._advance(link, event, epoch, why)
+        if event == "failed":
+            link.runs = {}  # perhaps another server is there next, whose versions count anew
         if event != "answered" and epoch == link.breaker.epoch:
             link.suspect = True
             link.wake.set()
@@ -238,6 +255,17 @@ class ValueLinks:
         elif kind == "closed":
             logger.info("value network at %s works again", link.client.name)
             link.broken = ""
+
+    def run_of(self, link: ServerLink, decision: Decision) -> str | None:
+        """Run of the model version that chose; None: nobody chose, or that version is not known yet.
+
+        A version that is not known (it was rolled out a moment ago) is asked about at once.
+        """
+        if decision.source != "value_network":
+            return None
+        if decision.version not in link.runs:
+            link.wake.set()
+        return link.runs.get(decision.version)
 
     # ------------------------------------------------------------------ watching
 
@@ -277,6 +305,7 @@ class ValueLinks:
         parameters: Mapping[str, str] = {}
         kind: Link = "verified"
         detail = ""
+        runs = link.runs  # what is read of a server that fails meanwhile goes where nobody looks
         try:
             parameters = await link.client.parameters()
             require_fitting_model(self._surface, parameters, where=link.client.name)
@@ -289,6 +318,7 @@ class ValueLinks:
             kind, detail = "unreachable", f"the check broke: {error!r}"
         if kind == "verified":
             link.run_id = parameters.get("run_id")
+            _remember(runs, link.client.described_version, link.run_id)
         self._set(link, kind, detail)
         self._warn_of_foreign_run(link)
         return kind == "verified"

@@ -397,7 +397,7 @@ class Sidecar:
                 route="weights" if ranking is None else "rank",
                 tensors=begun.encoded.tensors,
                 frontier_fingerprint=assigned.frontier_fingerprint,
-                run_id=race.link.run_id if race.link is not None else None,
+                run_id=self.links.run_of(race.link, decision) if race.link is not None else None,
                 trace_id=context.trace_id if context is not None else None,
             )
         return answer

@@ -174,9 +174,13 @@ class InferenceChannel:
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.max_rows = 1
         """Most rows of a request: the model's ``max_batch_size``, once :meth:`parameters` has read it."""
+        self.described_version: str | None = None
+        """The version that :meth:`parameters` read of last; None: it named none, or several."""
 
-    async def infer(self, request: bytes, outputs: Sequence[str], headers: Headers) -> list[npt.NDArray[Any]]:
-        """Send one request; the outputs in the order asked for.
+    async def infer(
+        self, request: bytes, outputs: Sequence[str], headers: Headers
+    ) -> tuple[str, list[npt.NDArray[Any]]]:
+        """Send one request; the version that answered, and the outputs in the order asked for.
 
         Raises:
             UpstreamUnavailableError: nobody answers.
@@ -186,8 +190,8 @@ class InferenceChannel:
             answer = await self._infer(
                 request, timeout=self._rpc_timeout_s, metadata=tuple(headers.items()) or None
             )
-            found = self._reader.read(answer)
-            return [_array(self.who, name, *found[name]) for name in outputs]
+            version, found = self._reader.read(answer)
+            return version, [_array(self.who, name, *found[name]) for name in outputs]
         except UpstreamError:
             raise
         except KeyError as error:
@@ -207,6 +211,10 @@ class InferenceChannel:
         except Exception as error:  # the seam
             raise UpstreamUnavailableError(str(mapped(error, self.who))) from error
         self.max_rows = max(1, response.config.max_batch_size)
+        # A configuration names the version that it is of, as export writes it: no second call that could
+        # already be answered by the next one.
+        named = response.config.version_policy.specific.versions
+        self.described_version = str(named[0]) if len(named) == 1 else None
         return {name: value.string_value for name, value in response.config.parameters.items()}
 
     async def ready(self) -> bool:

@@ -26,7 +26,9 @@ dimensions, W controlled heads, M objectives.
 ``history_action``, ``history_age_s``   list<string>, list<float>, same length
 ``context_<name>``                      string
 ``surface_fingerprint``                 string
-``frontier_fingerprint``, ``run_id``    string or null: frontier of the policy, run of the model
+``frontier_fingerprint``                string or null: frontier of the policy
+``run_id``                              string or null: run of the model version that chose; null where
+                                        none did, and where its run is not known yet
 ``log_probability``                     double in (0, 1]: probability with which a request of this
                                         kind is logged (1 if it explored)
 ``ranker_ms``, ``value_network_ms``,    double or null: times of the answer

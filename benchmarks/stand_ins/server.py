@@ -34,6 +34,7 @@ Kind = Literal["ranker", "value_network"]
 DATATYPES = {"f4": "FP32", "i8": "INT64"}
 MAX_BATCH_SIZE = 64
 """As the exporter writes it."""
+VERSION = "1"
 CANDIDATES = "candidate_ids"
 STATE = "user_embedding"
 
@@ -88,6 +89,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         response = service_pb2.ModelConfigResponse()
         response.config.name = request.name
         response.config.max_batch_size = MAX_BATCH_SIZE
+        response.config.version_policy.specific.versions.append(int(VERSION))
         for name, value in self.stand_in.parameters().items():
             response.config.parameters[name].string_value = value
         return response
@@ -126,7 +128,7 @@ def _tracestate(context: Any) -> str:
 
 
 def _response(request: Any, arrays: Arrays) -> Any:
-    response = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
+    response = service_pb2.ModelInferResponse(model_name=request.model_name, model_version=VERSION)
     for name, array in arrays.items():
         output = response.outputs.add()
         output.name = name

@@ -16,7 +16,7 @@ from benchmarks.fuzz.isolated import isolated
 from benchmarks.fuzz.loaders import LoaderCases
 from benchmarks.fuzz.log_files import LogFilesCases
 from benchmarks.fuzz.mutate import altered, spoilt
-from serve.answer_layout import Layout
+from serve.answer_layout import Answer, Layout
 from tests.support.surfaces import small_surface
 from triton_models.errors import BenchmarkError, FrontierError
 from triton_models.surface import Surface
@@ -48,7 +48,8 @@ def test_answers_that_are_spoilt_are_errors_or_what_they_say() -> None:
 
 def test_a_reader_that_trusts_its_layout_too_far_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(self: Layout, answer: bytes) -> Any:
-        return {slot.name: (slot.datatype, slot.shape, answer[slot.begin : slot.end]) for slot in self.slots}
+        found = {s.name: (s.datatype, s.shape, answer[s.begin : s.end]) for s in self.slots}
+        return Answer(self.version, found)
 
     monkeypatch.setattr(Layout, "read", careless)
     with answers(SURFACE) as cases:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from serve.api import create_app
-from serve.decide import ValueAnswer
+from serve.decide import Decision, Source, ValueAnswer, static
 from serve.fakes import FakeValueClient
 from serve.fanout import Clock
 from serve.links import ServerLink, ValueLinks
@@ -296,3 +296,49 @@ def test_a_model_of_another_run_is_used_with_one_warning(caplog: pytest.LogCaptu
         assert asyncio.run(main("run-a")) == ("run-a", True, 1)
         assert asyncio.run(main("fake")) == ("fake", False, 0)
         assert asyncio.run(main(None)) == (None, False, 0)
+
+
+def test_a_decision_carries_the_run_of_the_version_that_chose() -> None:
+    """The model is rolled out between two looks at its parameters, which are 5 s apart."""
+
+    async def main() -> None:
+        client = FakeValueClient(SURFACE, action=4, run_id="old")
+        async with rig(config(), value=client) as r:
+            links = r.sidecar.links
+            (link,) = links.links
+
+            def decided(version: str, source: Source = "value_network") -> Decision:
+                return replace(static(SURFACE), source=source, version=version)
+
+            assert links.run_of(link, decided("1")) == "old"
+            client.version, client.run_id = "2", "new"
+            assert links.run_of(link, decided("2")) is None, "not known yet: no other run's name"
+            async with asyncio.timeout(2):
+                while (found := links.run_of(link, decided("2"))) is None:
+                    await asyncio.sleep(0.005)
+            assert found == "new"
+            assert links.run_of(link, decided("1")) == "old", "an answer from before the switch"
+            assert links.run_of(link, decided("", "static")) is None
+            client.version = ""
+            await links.check(link)
+            assert links.run_of(link, decided("")) is None, "the server does not say which version chose"
+
+    asyncio.run(main())
+
+
+def test_versions_of_another_repository_are_told_apart() -> None:
+    async def main() -> None:
+        client = FakeValueClient(SURFACE, action=4, version="3", run_id="old")
+        links = links_of(client)
+        (link,) = links.links
+        await links.check(link)
+        client.version = "4"
+        await links.check(link)
+        assert link.runs == {"3": "old", "4": "old"}
+        client.run_id = "new"
+        await links.check(link)
+        assert link.runs == {"4": "new"}, "whose version 3 is there no longer"
+        links.report(link, "failed", epoch=link.breaker.epoch, why="gone")
+        assert link.runs == {}, "who answers next may be another server"
+
+    asyncio.run(main())

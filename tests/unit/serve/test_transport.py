@@ -75,8 +75,9 @@ def test_an_answer_is_read_as_protobuf_reads_it(
     tensors: list[tuple[str, list[int]]], seed: int, contents_first: bool
 ) -> None:
     rng, reader = np.random.default_rng(seed), AnswerReader()
-    for _ in range(3):
-        head, tail = service_pb2.ModelInferResponse(model_name="m"), service_pb2.ModelInferResponse()
+    for version in ("1", "1", "2", "1"):
+        head = service_pb2.ModelInferResponse(model_name="m", model_version=version)
+        tail = service_pb2.ModelInferResponse()
         for number, (datatype, shape) in enumerate(tensors):
             head.outputs.add(name=f"y{number}", datatype=datatype, shape=shape)
             size = int(np.prod(shape)) * np.dtype(DTYPES[datatype]).itemsize
@@ -84,10 +85,11 @@ def test_an_answer_is_read_as_protobuf_reads_it(
         parts = [head.SerializeToString(), tail.SerializeToString()]
         answer = b"".join(reversed(parts) if contents_first else parts)
         message = service_pb2.ModelInferResponse.FromString(answer)
-        assert reader.read(answer) == {
+        outputs = {
             tensor.name: (tensor.datatype, tuple(tensor.shape), raw)
             for tensor, raw in zip(message.outputs, message.raw_output_contents, strict=True)
         }
+        assert reader.read(answer) == (version, outputs)
         assert contents_first or layout_of(message, answer) is not None
 
 
