@@ -27,11 +27,11 @@ from ray_train.drift_scan import write_reference
 from ray_train.fit_plan import Plan, make_plan
 from ray_train.learners import LEARNERS
 from ray_train.learning_curve import learning_html
-from ray_train.progress import following
+from ray_train.progress import counting, following
 from ray_train.quarantine import write_quarantine
 from ray_train.sample_ratio import sample_ratio
 from ray_train.settings import FitSettings
-from ray_train.shards import sample
+from ray_train.shards import sample, stream
 from ray_train.stopping import stoppable
 from ray_train.summary import ratio_line
 from triton_models.errors import LogError, RunError
@@ -52,6 +52,8 @@ from triton_models.surface import Surface
 
 if TYPE_CHECKING:
     from ray_train.epochs import Progress
+    from ray_train.ingest import Arrays
+    from triton_models.network import ValueNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +63,6 @@ QUARANTINE = "quarantine"
 
 SHRINKAGE_ROWS = 32_768
 """Most rows of the selection window that a committee is shrunk by."""
-GATE_ROWS = 262_144
-"""Most hold-out rows that the verdict comes from."""
 Say = Callable[[str], None]
 
 
@@ -280,7 +280,6 @@ def _judged(
     surface: Surface, plan: Plan, request: FitRequest, progress: Progress, say: Say
 ) -> tuple[Progress, RunVerdict]:
     """Shrink what was learned to what the newest training rows support, then judge it on the hold-out."""
-    from ray_train.gate import judge
     from ray_train.shrinkage import shrink_to_data
     from triton_models.network import ValueNetwork
 
@@ -291,11 +290,8 @@ def _judged(
         rows=SHRINKAGE_ROWS,
         seed=seed,
     )
-    holdout = sample(
-        plan.reader(surface, split.holdout_start, split.holdout_end), plan.units, rows=GATE_ROWS, seed=seed
-    )
-    if earlier is None or holdout is None:
-        raise LogError(f"{plan.files.source}: no good row in the hold-out window")
+    if earlier is None:
+        raise LogError(f"{plan.files.source}: no good row at the end of the training window")
     network = ValueNetwork(surface, request.network)
     network.load_state_dict(progress.best)
     network.eval()
@@ -309,9 +305,28 @@ def _judged(
         )
         say(f"shrinkage  of what differs between requests, 1 is none: {', '.join(told)}")
         progress.best = {name: value.clone() for name, value in network.state_dict().items()}
-    verdict = judge(surface, network, earlier=earlier, holdout=holdout, log_rows=sum(request.rows))
+    verdict = _verdict(surface, plan, request, network, earlier)
     say(f"verdict    {verdict.text}")
     return progress, verdict
+
+
+def _verdict(
+    surface: Surface, plan: Plan, request: FitRequest, network: ValueNetwork, earlier: Arrays
+) -> RunVerdict:
+    """The gate's, on the hold-out's rows as they are read."""
+    from ray_train.gate import Gate
+
+    gate, most, done = Gate(surface, network, earlier), request.settings.gate_rows, 0
+    total = plan.rows_holdout if most is None else min(plan.rows_holdout, most)
+    reader = plan.reader(surface, plan.split.holdout_start, plan.split.holdout_end)
+    with counting("judging", "rows") as progress:
+        for rows in stream(reader, plan.units, rows=most, seed=request.settings.seed):
+            gate.add(rows)
+            done += len(rows["action"])
+            progress(done, max(total, done))
+    if not done:
+        raise LogError(f"{plan.files.source}: no good row in the hold-out window")
+    return gate.verdict(log_rows=sum(request.rows))
 
 
 def _write_run(

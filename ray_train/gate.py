@@ -27,20 +27,24 @@ the chosen ones, where a maximum picks errors.
 
 All are means over λ in per cent of production's value, with 95 % normal intervals clustered by user.
 
-Shape legend: n rows, A actions, M objectives, P scalarizations, U users, F folds.
+Every one of them is a sum over rows of ``S``, of the policy's choice and of ``X_i(a) = Q_λ(s_i, a) + 1{a =
+a_i} (r_λi - Q_λ(s_i, a_i)) / p_i``, exact matching for every action at once: ψ_i(a) = Σ_b S[a, b] X_i(b). So
+rows pass by once, in slices (:class:`Gate`), and what is kept are sums per cluster: memory does not grow with
+the hold-out.
+
+Shape legend: n rows, A actions, M objectives, P scalarizations, C clusters of users, F folds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ray_train.estimators_basis import ActionBasis, utility_basis
+from ray_train.estimators_basis import utility_basis
 from ray_train.in_process import state_of
 from ray_train.ingest import Arrays
 from ray_train.production import production_policy
@@ -61,6 +65,11 @@ SAME_POLICY = 0.005
 MOST_ROWS_ADVISED = 100_000_000
 FOLDS = 2
 """Of the hold-out's users: the static vector of one was chosen on the others."""
+MOST_CLUSTERS, LEAST_CLUSTERS = 1 << 16, 256
+CLUSTER_BYTES = 1 << 28
+"""Of the sums per cluster, as far as the least number of clusters allows."""
+SLOPE_ROWS = 1 << 18
+"""Rows that the calibration slopes are read from, spread over the hold-out; up to twice as many."""
 
 
 def middle_scalarizations(objectives: int) -> FloatArray:
@@ -70,27 +79,61 @@ def middle_scalarizations(objectives: int) -> FloatArray:
     return np.array(points, dtype=np.float64) / total
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What the gate keeps of the rows after one pass of the network."""
+class Logged:
+    """Sums over logged rows that say what every action is worth to everybody, without a network."""
 
-    predicted_nPM: FloatArray
-    """Q of the policy less Q of the static vector."""
-    policy_nP: FloatArray
-    """ψ(policy), scalarized."""
-    coefficient_nPB: npt.NDArray[np.float32]
-    """Q_λ in the functions of the smoother's basis."""
-    surprise_nP: FloatArray
-    """``(r_λi - Q_λ(s_i, a_i)) / p_i``."""
-    exact_difference_nP: FloatArray
-    """Policy less the static vector of other rows, with exact matching."""
-    production_nP: FloatArray
-    """ψ(production)."""
-    same_nP: npt.NDArray[np.bool_]
-    """Whether the policy chooses the static action."""
-    level_nM: FloatArray
-    """Level and average contrast of the logged action, in log-odds."""
-    personal_nM: FloatArray
+    def __init__(self, actions: int, objectives: int) -> None:
+        self.reward_AM = np.zeros((actions, objectives))
+        """``Σ r / p``."""
+        self.inverse_A = np.zeros(actions)
+        """``Σ 1 / p``."""
+        self.reward_M = np.zeros(objectives)
+        self.rows = 0
+
+    def add(self, rows: Arrays, which_n: npt.NDArray[np.bool_] | slice = slice(None)) -> Logged:
+        """Count rows in, or some of them."""
+        action_n, reward_nM = rows["action"][which_n], rows["rewards"][which_n].astype(np.float64)
+        inverse_n = 1.0 / rows["propensity"][which_n].astype(np.float64)
+        np.add.at(self.reward_AM, action_n, reward_nM * inverse_n[:, None])
+        np.add.at(self.inverse_A, action_n, inverse_n)
+        self.reward_M += reward_nM.sum(axis=0)
+        self.rows += len(action_n)
+        return self
+
+    def with_(self, other: Logged) -> Logged:
+        """The sums of both."""
+        both = Logged(*self.reward_AM.shape)
+        for name, value in vars(self).items():
+            setattr(both, name, value + getattr(other, name))
+        return both
+
+    def best_static(self, smoother_AA: FloatArray, scalarization_PM: FloatArray) -> Actions:
+        """``argmax_a Σ_i S[a, a_i] (r_λi - r̄_λ) / p_i``, [P]."""
+        surprise_AM = self.reward_AM - self.inverse_A[:, None] * (self.reward_M / max(self.rows, 1))
+        return np.asarray((smoother_AA @ surprise_AM @ scalarization_PM.T).argmax(axis=0))
+
+
+class Thinned:
+    """Evenly spread rows of a stream: every one, then every second, every fourth …, never many more."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.step, self.seen, self.kept = most, 1, 0, 0
+        self.parts: list[Arrays] = []
+
+    def add(self, rows: Arrays) -> None:
+        """Take the next rows."""
+        first, count = -self.seen % self.step, len(next(iter(rows.values())))
+        self.parts.append({name: array[first :: self.step] for name, array in rows.items()})
+        self.seen += count
+        self.kept += len(range(first, count, self.step))
+        if self.kept >= 2 * self.most:
+            whole = self.whole()
+            self.parts = [{name: array[::2] for name, array in whole.items()}]
+            self.step, self.kept = 2 * self.step, -(-self.kept // 2)
+
+    def whole(self) -> Arrays:
+        """All that was kept."""
+        return {name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]}
 
 
 @torch.inference_mode()
@@ -114,92 +157,140 @@ def average_contrast(surface: Surface, network: ValueNetwork, rows: Arrays) -> F
     return contrast_AM / len(rows["action"])
 
 
-def best_static(smoother_AA: FloatArray, parts: Sequence[Arrays], scalarization_PM: FloatArray) -> Actions:
-    """``argmax_a Σ_i S[a, a_i] (r_λi - r̄_λ) / p_i`` over all rows of the parts, [P]."""
-    columns = ("action", "propensity", "rewards")
-    action_n, propensity_n, reward_nM = (np.concatenate([part[name] for part in parts]) for name in columns)
-    inverse_n = 1.0 / propensity_n.astype(np.float64)
-    reward_nM = reward_nM.astype(np.float64)
-    surprise_nP = (reward_nM - reward_nM.mean(axis=0)) @ scalarization_PM.T * inverse_n[:, None]
-    size = len(smoother_AA)
-    sum_AP = np.stack([np.bincount(action_n, weights=one, minlength=size) for one in surprise_nP.T], axis=1)
-    return np.asarray((smoother_AA @ sum_AP).argmax(axis=0))
+class Gate:
+    """Judges a network on hold-out rows as they come; see the module."""
 
+    def __init__(self, surface: Surface, network: ValueNetwork, earlier: Arrays) -> None:
+        """``earlier`` are rows of the training window; they help to choose the static vectors."""
+        self.surface, self.network = surface, network
+        actions, objectives = surface.num_actions, len(surface.objectives)
+        self.scalarization_PM = middle_scalarizations(objectives)
+        points = len(self.scalarization_PM)
+        self.hat_AA = utility_basis(surface).hat_AA
+        self.contrast_AM = average_contrast(surface, network, earlier)
+        self.earlier = Logged(actions, objectives).add(earlier)
+        self.logged_F = [Logged(actions, objectives) for _ in range(FOLDS)]
+        self.clusters = clusters_within(CLUSTER_BYTES, 8 * points * actions)
+        self.rows_C = np.zeros(self.clusters)
+        self.exact_CPA = np.zeros((self.clusters, points, actions))
+        """``Σ X``."""
+        self.policy_C2P = np.zeros((self.clusters, 2, points))
+        """``Σ ψ`` and ``Σ X`` of the policy's choice."""
+        self.chosen_FPA = np.zeros((FOLDS, points, actions))
+        """How often the policy chooses what."""
+        self.chosen_q_PM = np.zeros((points, objectives))
+        self.q_FAM = np.zeros((FOLDS, actions, objectives))
+        self.contrasts = Thinned(SLOPE_ROWS)
 
-def score(
-    surface: Surface,
-    network: ValueNetwork,
-    rows: Arrays,
-    scalarization_PM: FloatArray,
-    static_nP: Actions,
-    contrast_AM: FloatArray,
-) -> Scored:
-    """One pass over the hold-out."""
-    found: dict[str, list[FloatArray]] = {}
-    basis = utility_basis(surface)
-    production_A = production_policy(surface, "smooth").probability_A @ basis.hat_AA
-    start = 0
-    for part in slices(rows):
-        q_BAM = action_values(surface, network, part).astype(np.float64)
-        index, action = np.arange(len(q_BAM)), part["action"].astype(np.intp)
-        static_BP = static_nP[start : start + len(index)]
-        start += len(index)
-        q_BAP = q_BAM @ scalarization_PM.T
-        chosen_BP = q_BAP.argmax(axis=1)
-        surprise_BP = part["rewards"] @ scalarization_PM.T - q_BAP[index, action]
-        surprise_BP = surprise_BP / part["propensity"].astype(np.float64)[:, None]
-        coefficient_BPB = basis.coefficients(q_BAP)
-        psi_policy = smoothed(basis, coefficient_BPB, surprise_BP, action, chosen_BP)
-        psi_production = (
-            np.einsum("bap,a->bp", q_BAP, production_A) + production_A[action][:, None] * surprise_BP
+    def add(self, rows: Arrays) -> None:
+        """Hold-out rows with ``propensity`` and ``user``."""
+        for part in slices(rows):
+            self._add(part)
+
+    def _add(self, part: Arrays) -> None:
+        q_BAM = action_values(self.surface, self.network, part).astype(np.float64)
+        index, action_B = np.arange(len(q_BAM)), part["action"].astype(np.intp)
+        cluster_B = part["user"].astype(np.int64) % self.clusters
+        fold_B = cluster_B % FOLDS
+        exact_BPA = np.swapaxes(q_BAM @ self.scalarization_PM.T, 1, 2)
+        chosen_BP = exact_BPA.argmax(axis=2)
+        surprise_BP = part["rewards"] @ self.scalarization_PM.T - exact_BPA[index, :, action_B]
+        exact_BPA[index, :, action_B] += surprise_BP / part["propensity"].astype(np.float64)[:, None]
+        policy_B2P = np.stack(
+            [
+                (self.hat_AA[chosen_BP] * exact_BPA).sum(axis=2),
+                np.take_along_axis(exact_BPA, chosen_BP[..., None], axis=2)[..., 0],
+            ],
+            axis=1,
         )
-        gain_BP = q_BAP.max(axis=1) - np.take_along_axis(q_BAP, static_BP[:, None, :], axis=1)[:, 0]
-        hits_BP = (chosen_BP == action[:, None]).astype(np.float64) - (static_BP == action[:, None])
+        order_B = np.argsort(cluster_B, kind="stable")
+        found_K, first_K = np.unique(cluster_B[order_B], return_index=True)
+        self.rows_C += np.bincount(cluster_B, minlength=self.clusters)
+        self.exact_CPA[found_K] += np.add.reduceat(exact_BPA[order_B], first_K, axis=0)
+        self.policy_C2P[found_K] += np.add.reduceat(policy_B2P[order_B], first_K, axis=0)
+        np.add.at(self.chosen_FPA, (fold_B[:, None], np.arange(chosen_BP.shape[1]), chosen_BP), 1.0)
+        self.chosen_q_PM += q_BAM[index[:, None], chosen_BP].sum(axis=0)
+        for fold, logged in enumerate(self.logged_F):
+            logged.add(part, fold_B == fold)
+            self.q_FAM[fold] += q_BAM[fold_B == fold].sum(axis=0)
         logit_BAM = _logit(q_BAM)
-        level_BM = logit_BAM.mean(axis=1) + contrast_AM[action]
-        rows_B1 = index[:, None]
-        values = {
-            "predicted_nPM": q_BAM[rows_B1, chosen_BP] - q_BAM[rows_B1, static_BP],
-            "policy_nP": psi_policy,
-            "coefficient_nPB": coefficient_BPB,
-            "surprise_nP": surprise_BP,
-            "exact_difference_nP": gain_BP + hits_BP * surprise_BP,
-            "production_nP": psi_production,
-            "same_nP": chosen_BP == static_BP,
-            "level_nM": level_BM,
-            "personal_nM": logit_BAM[index, action] - level_BM,
-        }
-        for name, value in values.items():
-            found.setdefault(name, []).append(value)
-    return Scored(**{name: np.concatenate(parts) for name, parts in found.items()})  # type: ignore[arg-type]
+        level_BM = logit_BAM.mean(axis=1) + self.contrast_AM[action_B]
+        personal_BM = logit_BAM[index, action_B] - level_BM
+        kept = {"level": level_BM, "personal": personal_BM, "rewards": part["rewards"], "user": part["user"]}
+        self.contrasts.add(kept)
+
+    def verdict(self, log_rows: int) -> RunVerdict:
+        """On the rows so far; ``log_rows`` are those of the whole log, for the advice on more."""
+        hat_AA, lam_PM = self.hat_AA, self.scalarization_PM
+        rows, points = float(self.rows_C.sum()), np.arange(len(lam_PM))
+        static_FP = np.stack([self._others(fold).best_static(hat_AA, lam_PM) for fold in range(FOLDS)])
+        static_CP = static_FP[np.arange(self.clusters) % FOLDS]
+        strongest_P = np.einsum("ab,pb->pa", hat_AA, self.exact_CPA.sum(axis=0)).argmax(axis=1)
+        production_A = production_policy(self.surface, "smooth").probability_A @ hat_AA
+        smooth_CP, exact_CP = self.policy_C2P[:, 0], self.policy_C2P[:, 1]
+        production_CP = self.exact_CPA @ production_A
+        scale_P = production_CP.sum(axis=0) / rows
+        rival_CP = (self.exact_CPA * hat_AA[static_CP]).sum(axis=2)
+        strongest_CP = (self.exact_CPA * hat_AA[strongest_P]).sum(axis=2)
+        exact_rival_CP = np.take_along_axis(self.exact_CPA, static_CP[..., None], axis=2)[..., 0]
+        strongest, static, exact, production = (
+            _mean((difference_CP / scale_P).mean(axis=1), self.rows_C)
+            for difference_CP in (
+                smooth_CP - strongest_CP,
+                smooth_CP - rival_CP,
+                exact_CP - exact_rival_CP,
+                smooth_CP - production_CP,
+            )
+        )
+        seen = self.contrasts.whole()
+        slopes = calibration_slopes(seen["level"], seen["personal"], seen["rewards"], seen["user"])
+        static_q_PM = sum(self.q_FAM[fold][static_FP[fold]] for fold in range(FOLDS))
+        same = sum(self.chosen_FPA[fold, points, static_FP[fold]].sum() for fold in range(FOLDS))
+        same = float(same / (rows * len(points)))
+        level = decide(static, strongest, production, exact, same)
+        best_P = self._others(None).best_static(hat_AA, lam_PM)
+        more = more_rows([static, production], log_rows)
+        gain_PM = (self.chosen_q_PM - static_q_PM) / rows * lam_PM / scale_P[:, None]
+        return RunVerdict(
+            level=level,
+            text=_text(level, static, production, more),
+            versus_static=static,
+            versus_strongest=strongest,
+            versus_production=production,
+            exact=exact,
+            calibrated=_calibrated(slopes, gain_PM.mean(axis=0)),
+            slopes=tuple(slopes.slope_M.tolist()),
+            slope_errors=tuple(slopes.error_M.tolist()),
+            scalarizations=tuple(tuple(row) for row in lam_PM.tolist()),
+            static_weights=tuple(tuple(self.surface.actions[action].round(4).tolist()) for action in best_P),
+            same_as_static=same,
+            rows=int(rows),
+            more_rows=more if level == "not yet" else None,
+        )
+
+    def _others(self, fold: int | None) -> Logged:
+        """The earlier rows and the hold-out's of the other folds; of all folds for None."""
+        logged = self.earlier
+        for number, other in enumerate(self.logged_F):
+            if number != fold:
+                logged = logged.with_(other)
+        return logged
 
 
-def smoothed(
-    basis: ActionBasis,
-    coefficient_nPB: npt.NDArray[np.float32],
-    surprise_nP: FloatArray,
-    action_n: Actions,
-    chosen_nP: Actions,
-) -> FloatArray:
-    """``ψ_i`` of a policy that chooses ``chosen_nP``, [n, P]."""
-    value_nP = np.einsum("npb,npb->np", basis.values_AB[chosen_nP], coefficient_nPB)
-    return np.asarray(value_nP + basis.hat_AA[chosen_nP, action_n[:, None]] * surprise_nP)
+def clusters_within(size_bytes: int, cluster_bytes: int) -> int:
+    """Clusters to put users into by their number: as many as fit, a multiple of the folds.
 
-
-def strongest_static(basis: ActionBasis, scored: Scored, action_n: Actions) -> Actions:
-    """``argmax_a Σ_i ψ_i(a)``, [P]: the best static vector as these very rows see it."""
-    size = len(basis.values_AB)
-    value_AP = basis.values_AB @ scored.coefficient_nPB.sum(axis=0, dtype=np.float64).T
-    binned_AP = np.stack(
-        [np.bincount(action_n, weights=one, minlength=size) for one in scored.surprise_nP.T], axis=1
-    )
-    return np.asarray((value_AP + basis.hat_AA @ binned_AP).argmax(axis=0))
+    Users who share one make no interval wrong, as they are independent of each other; fewer clusters only
+    make its width less certain, by ``1 / √(2 C)``.
+    """
+    wanted = min(MOST_CLUSTERS, max(LEAST_CLUSTERS, size_bytes // cluster_bytes))
+    return wanted // FOLDS * FOLDS
 
 
 def judge(
     surface: Surface, network: ValueNetwork, *, earlier: Arrays, holdout: Arrays, log_rows: int
 ) -> RunVerdict:
-    """The verdict on a fitted network.
+    """The verdict on a fitted network, of rows that are in memory.
 
     Args:
         surface: its surface.
@@ -208,51 +299,9 @@ def judge(
         holdout: later rows; both with ``propensity``, these with ``user``.
         log_rows: rows of the log altogether, for the advice on more.
     """
-    scalarization_PM = middle_scalarizations(len(surface.objectives))
-    contrast_AM = average_contrast(surface, network, earlier)
-    _, user_n = np.unique(holdout["user"], return_inverse=True)
-    fold_n = user_n % FOLDS
-    basis, action_n = utility_basis(surface), holdout["action"].astype(np.intp)
-    static_FP = np.stack(
-        [
-            best_static(basis.hat_AA, [earlier, _others(holdout, fold_n != fold)], scalarization_PM)
-            for fold in range(FOLDS)
-        ]
-    )
-    static_nP = static_FP[fold_n]
-    scored = score(surface, network, holdout, scalarization_PM, static_nP, contrast_AM)
-    strongest_P = strongest_static(basis, scored, action_n)
-    rivals = (np.broadcast_to(strongest_P, static_nP.shape), static_nP)
-    scale_P = scored.production_nP.mean(axis=0)
-    strongest, static, exact, production = (
-        _mean((difference_nP / scale_P).mean(axis=1), user_n)
-        for difference_nP in (
-            *(scored.policy_nP - _psi(basis, scored, action_n, rival_nP) for rival_nP in rivals),
-            scored.exact_difference_nP,
-            scored.policy_nP - scored.production_nP,
-        )
-    )
-    slopes = calibration_slopes(scored.level_nM, scored.personal_nM, holdout["rewards"], holdout["user"])
-    same = float(scored.same_nP.mean())
-    level = decide(static, strongest, production, exact, same)
-    best_P = best_static(basis.hat_AA, [earlier, holdout], scalarization_PM)
-    more = more_rows([static, production], log_rows)
-    return RunVerdict(
-        level=level,
-        text=_text(level, static, production, more),
-        versus_static=static,
-        versus_strongest=strongest,
-        versus_production=production,
-        exact=exact,
-        calibrated=_calibrated(scored, slopes, scalarization_PM, scale_P),
-        slopes=tuple(slopes.slope_M.tolist()),
-        slope_errors=tuple(slopes.error_M.tolist()),
-        scalarizations=tuple(tuple(row) for row in scalarization_PM.tolist()),
-        static_weights=tuple(tuple(surface.actions[action].round(4).tolist()) for action in best_P),
-        same_as_static=same,
-        rows=len(user_n),
-        more_rows=more if level == "not yet" else None,
-    )
+    gate = Gate(surface, network, earlier)
+    gate.add(holdout)
+    return gate.verdict(log_rows)
 
 
 def decide(
@@ -291,15 +340,6 @@ def more_rows(estimates: Sequence[Estimate], log_rows: int) -> int | None:
     return int(max(total - log_rows, log_rows))
 
 
-def _psi(basis: ActionBasis, scored: Scored, action_n: Actions, chosen_nP: Actions) -> FloatArray:
-    return smoothed(basis, scored.coefficient_nPB, scored.surprise_nP, action_n, chosen_nP)
-
-
-def _others(rows: Arrays, which_n: npt.NDArray[np.bool_]) -> Arrays:
-    """What :func:`best_static` reads, of some of the rows."""
-    return {name: rows[name][which_n] for name in ("action", "propensity", "rewards")}
-
-
 def _text(level: Level, static: Estimate, production: Estimate, more: int | None) -> str:
     against = f"against the best static vector {_percent(static)}, against production {_percent(production)}"
     if level == "better":
@@ -318,23 +358,19 @@ def _percent(value: Estimate) -> str:
     return f"{value.estimate:+.2%} [{value.low:+.2%}, {value.high:+.2%}]"
 
 
-def _mean(value_n: FloatArray, user_n: npt.NDArray[np.intp]) -> Estimate:
-    """A mean with its interval, clustered by user."""
-    mean = float(value_n.mean())
-    sums_U = np.bincount(user_n, weights=value_n - mean)
-    return _interval(mean, float(np.sqrt(np.square(sums_U).sum())) / len(value_n))
+def _mean(sum_C: FloatArray, rows_C: FloatArray) -> Estimate:
+    """A mean with its interval, from sums and numbers of rows per cluster."""
+    rows = float(rows_C.sum())
+    mean = float(sum_C.sum()) / rows
+    return _interval(mean, float(np.sqrt(np.square(sum_C - mean * rows_C).sum())) / rows)
 
 
 def _interval(estimate: float, error: float) -> Estimate:
     return Estimate(estimate=estimate, low=estimate - Z_95 * error, high=estimate + Z_95 * error)
 
 
-def _calibrated(
-    scored: Scored, slopes: Slopes, scalarization_PM: FloatArray, scale_P: FloatArray
-) -> Estimate:
-    """Σ_m κ_m g_m with ``g_m`` the mean predicted gain; slopes of the objectives taken as independent."""
-    gain_PM = scored.predicted_nPM.mean(axis=0) * scalarization_PM / scale_P[:, None]
-    gain_M = gain_PM.mean(axis=0)
+def _calibrated(slopes: Slopes, gain_M: FloatArray) -> Estimate:
+    """``Σ_m κ_m g_m`` of the mean predicted gains; slopes of the objectives taken as independent."""
     error = float(np.sqrt(np.square(slopes.error_M * gain_M).sum()))
     return _interval(float(slopes.slope_M @ gain_M), error)
 

@@ -46,6 +46,9 @@ class FitSettings(BaseModel):
     error (:meth:`triton_models.committee.CommitteeHead.contrast_error`); costs some of what is learned."""
     seed: Annotated[int, Field(ge=0)] = 0
 
+    gate_rows: Annotated[int, Field(ge=1)] | None = None
+    """Judge the run on about so many rows of the hold-out, drawn by a hash of the request id; None: all."""
+
     workers: Annotated[int, Field(ge=1)] = 1
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     gpu: bool = False
@@ -59,7 +62,15 @@ class FitSettings(BaseModel):
 
     def differences(self, other: FitSettings) -> dict[str, tuple[Any, Any]]:
         """Fields that differ in what is learned; the number of workers and the like may change."""
-        free = {"workers", "cpus_per_worker", "gpu", "cache_mb", "max_failures", "max_bad_share"}
+        free = {
+            "workers",
+            "cpus_per_worker",
+            "gpu",
+            "cache_mb",
+            "max_failures",
+            "max_bad_share",
+            "gate_rows",
+        }
         return {
             name: (getattr(self, name), getattr(other, name))
             for name in type(self).model_fields

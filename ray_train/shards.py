@@ -80,14 +80,17 @@ class EncodeTask:
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> Iterator[Arrays]:
         """Encode the row groups of every task in the batch."""
         for number in batch["item"]:
-            parts = [
-                compact(self.reader.surface, encode_training(self.reader.surface, table))
-                for unit in self.tasks[int(number)]
-                for table in map(self._sampled, self.reader.tables(unit))
-                if table.num_rows
-            ]
+            parts = list(self.slices(int(number)))
             if parts:
                 yield concatenate(parts)
+
+    def slices(self, number: int) -> Iterator[Arrays]:
+        """Encode the row groups of one task, a slice of a file at a time."""
+        surface = self.reader.surface
+        for unit in self.tasks[number]:
+            for table in map(self._sampled, self.reader.tables(unit)):
+                if table.num_rows:
+                    yield compact(surface, encode_training(surface, table))
 
     def _sampled(self, table: pa.Table) -> pa.Table:
         if self.share >= 1.0:
@@ -158,6 +161,20 @@ def sample(reader: CleanReader, units: tuple[Unit, ...], *, rows: int, seed: int
     count = len(whole["action"])
     index = np.linspace(0, count - 1, min(rows, count)).astype(np.int64)
     return {name: array[index] for name, array in whole.items()}
+
+
+def stream(reader: CleanReader, units: tuple[Unit, ...], *, rows: int | None, seed: int) -> Iterator[Arrays]:
+    """Encoded rows of the reader's window, a slice of a file at a time; of more than ``rows``, about so many.
+
+    Like :func:`sample`, but nothing is kept.
+    """
+    inside = reader.units(units)
+    known = sum(unit.rows for unit in inside)
+    tasks = tuple((unit,) for unit in inside)
+    share = 1.0 if rows is None else min(1.0, rows / max(known, 1))
+    encode = EncodeTask(reader=reader, tasks=tasks, share=share, seed=seed)
+    for number in range(len(tasks)):
+        yield from encode.slices(number)
 
 
 def read_blocks(shard: ray.data.DataIterator) -> Iterator[Arrays]:

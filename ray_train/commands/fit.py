@@ -72,6 +72,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         help="newest share of the training window, kept back to choose the best epoch",
     )
     add("--max-rows", type=int, help="train on about so many rows, drawn by a hash of the request id")
+    add("--gate-rows", type=int, help="judge the run on about so many rows of the hold-out; default: all")
     add_check_options(parser)
 
 

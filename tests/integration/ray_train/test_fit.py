@@ -136,6 +136,7 @@ def test_the_run_says_what_it_is(fitted: Fitted) -> None:
     # The planted effect is large: seen without any assumption, and the run may be exported.
     assert manifest.verdict is not None
     assert manifest.verdict.level == "better"
+    assert manifest.verdict.rows == manifest.data.rows_holdout
     assert manifest.verdict.slopes == pytest.approx([1.0, 1.0], abs=0.3)
     assert fitted.lines[-1].startswith("verdict    better than production and than the best static vector")
 

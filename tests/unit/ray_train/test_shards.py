@@ -18,6 +18,7 @@ from ray_train.shards import (
     sample,
     sample_units,
     shuffled_batches,
+    stream,
 )
 from tests.support.logs import START, make_log, write_log
 from tests.support.surfaces import small_surface
@@ -115,3 +116,14 @@ def test_a_sample_is_spread_over_the_window(tmp_path: Path) -> None:
     everything = sample(clean, found, rows=10_000, seed=0)
     assert everything is not None
     assert len(everything["action"]) == 3000
+
+
+def test_a_stream_is_every_row_of_the_window_a_slice_at_a_time(tmp_path: Path) -> None:
+    clean, found = reader(tmp_path, 20_000)
+    slices = list(stream(clean, found, rows=None, seed=0))
+    assert len(slices) > 1
+    whole = compact(SURFACE, encode_training(SURFACE, make_log(SURFACE, 20_000)))
+    for name, array in whole.items():
+        np.testing.assert_array_equal(np.concatenate([rows[name] for rows in slices]), array)
+    some = sum(len(rows["action"]) for rows in stream(clean, found, rows=5000, seed=0))
+    assert abs(some - 5000) < 270  # 4.4 standard deviations
