@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from triton_models.network_config import NetworkConfig
 
+COMMITTEE_WIDTH = 128
+"""Of the backbone of a committee's student."""
+
 
 class DistilSettings(BaseModel):
     """How to distil."""
@@ -30,7 +33,7 @@ class DistilSettings(BaseModel):
 
 def student_config(teacher: NetworkConfig, **sizes: int) -> NetworkConfig:
     """The teacher's widths with the cheap parts in the place of the costly ones."""
-    if teacher.action_head == "committee":  # its widths are those of one member
-        teacher = NetworkConfig()
     cheap = {"history_encoder": "pooling", "action_head": "grid", "backbone_blocks": 2}
+    if teacher.action_head == "committee":  # its widths are those of one member
+        teacher = NetworkConfig(encoder="plain", action_head="grid", backbone_width=COMMITTEE_WIDTH)
     return NetworkConfig.model_validate({**teacher.model_dump(), **cheap, **sizes})

@@ -153,12 +153,12 @@ class GridHead(nn.Module):
     backbone once per request instead of once per action.
     """
 
-    def __init__(self, surface: Surface, config: NetworkConfig) -> None:
+    def __init__(self, surface: Surface, config: NetworkConfig, state_width: int) -> None:
         super().__init__()
         self.points = [weight.points for weight in surface.controlled]
         self.shape = (surface.num_actions, len(surface.objectives))
         width = config.backbone_width
-        self.backbone = _blocks([config.state_width] + [width] * config.backbone_blocks)
+        self.backbone = _blocks([state_width] + [width] * config.backbone_blocks)
         self.table = nn.Linear(width, surface.num_actions * len(surface.objectives))
 
     def forward(self, state_BS: Tensor, action_BW: Tensor) -> Tensor:
@@ -217,6 +217,3 @@ class FoldedGrid(nn.Module):
             x = functional.relu(layer(x))
         out: Tensor = self.table(x.to(self.table.weight.dtype)).reshape(-1, *self.shape)
         return out
-
-
-ACTION_HEADS: dict[str, type[BackboneHead] | type[GridHead]] = {"backbone": BackboneHead, "grid": GridHead}

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from triton_models.action_heads import ACTION_HEADS, BackboneHead, GridHead
+from triton_models.action_heads import BackboneHead, GridHead
 from triton_models.committee import CommitteeHead
 from triton_models.network_config import NetworkConfig
 from triton_models.plain_encoder import PlainEncoder
@@ -38,12 +38,14 @@ class ValueNetwork(nn.Module):
         self.config = config
         self.encoder: StateEncoder | PlainEncoder
         self.head: BackboneHead | GridHead | CommitteeHead
-        if config.action_head == "committee":
-            self.encoder = PlainEncoder(surface)
-            self.head = CommitteeHead(surface, config, self.encoder)
+        plain = PlainEncoder(surface) if config.encoder == "plain" else None
+        self.encoder = plain or StateEncoder(surface, config)
+        if plain is not None and config.action_head == "committee":
+            self.head = CommitteeHead(surface, config, plain)
+        elif config.action_head == "backbone":
+            self.head = BackboneHead(surface, config)
         else:
-            self.encoder = StateEncoder(surface, config)
-            self.head = ACTION_HEADS[config.action_head](surface, config)
+            self.head = GridHead(surface, config, config.state_width if plain is None else plain.width)
         grid = torch.from_numpy(surface.normalized_actions).to(torch.float32)
         self.register_buffer("action_grid_AW", grid, persistent=False)
 

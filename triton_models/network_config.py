@@ -16,7 +16,8 @@ class NetworkConfig(BaseModel):
 
     encoder: Literal["learned", "plain"] = "learned"
     """``learned`` is the paper's, or cheaper parts of it; ``plain`` has no parameters: the request as it is,
-    its history added up by age (:class:`triton_models.plain_encoder.PlainEncoder`)."""
+    its history added up by age (:class:`triton_models.plain_encoder.PlainEncoder`), for heads ``committee``
+    and ``grid``. The widths of context, history, user and state are those of ``learned``."""
     context_width: Width = 8
     """Embedding width of each context field."""
     history_encoder: Literal["transformer", "pooling"] = "transformer"
@@ -42,8 +43,10 @@ class NetworkConfig(BaseModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> NetworkConfig:
-        if (self.encoder == "plain") != (self.action_head == "committee"):
-            raise ValueError("encoder plain and action_head committee belong together: use both or neither")
+        if self.action_head == "committee" and self.encoder != "plain":
+            raise ValueError("action_head committee needs encoder plain")
+        if self.encoder == "plain" and self.action_head == "backbone":
+            raise ValueError("encoder plain needs action_head committee or grid")
         return self
 
     @model_validator(mode="after")

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triton_models.action_heads import FoldedGrid, SplitBackbone
+from triton_models.action_heads import FoldedGrid, SplitBackbone, linear_layer
 from triton_models.network import ValueNetwork
+from triton_models.plain_encoder import PlainEncoder
 from triton_models.state_encoder import PooledHistory, StateEncoder, log_age
 from triton_models.surface import Surface
 from triton_models.tensors import input_specs, state_specs
@@ -63,11 +64,13 @@ class ServedValueNetwork(nn.Module):
         self.state_names = [spec.name for spec in state_specs(surface)]
         # Copies, so that the network that was given keeps its own precision.
         encoder, head = copy.deepcopy(network.encoder), copy.deepcopy(network.head.for_all_actions())
+        known: ServedStateEncoder | ServedPlainEncoder | KnownCodes
         if isinstance(encoder, StateEncoder) and isinstance(head, SplitBackbone | FoldedGrid):
             head.absorb(encoder.take_last())
-        known: ServedStateEncoder | KnownCodes
-        if isinstance(encoder, StateEncoder):
             known = ServedStateEncoder(encoder, surface)
+        elif isinstance(encoder, PlainEncoder) and isinstance(head, FoldedGrid):
+            known = ServedPlainEncoder(encoder)
+            head.absorb(known.bands())
         else:
             known = KnownCodes(encoder, surface)
         self.encoder = known.to(dtype)
@@ -167,6 +170,70 @@ class ServedStateEncoder(nn.Module):
 
 def _known_everywhere(table: Tensor) -> Tensor:
     return torch.cat([table[:1], table, table[:1]])
+
+
+class ServedPlainEncoder(nn.Module):
+    """A plain encoder in few operations: codes are looked up, and history is added up *from* an age on.
+
+    The sum over a band of ages is the difference of two such sums (:meth:`bands`), which the next layer takes
+    in. A code outside the vocabulary is unknown: no word is equal to it, and the table of types has the row
+    of the unknown once more at either end.
+    """
+
+    begin_G: Tensor
+    table: Tensor
+    words_D: Tensor
+    field_D: Tensor
+
+    def __init__(self, encoder: PlainEncoder) -> None:
+        super().__init__()
+        self.lasting, self.width = encoder.lasting, encoder.width
+        self.has_context, self.has_history = encoder.has_context, encoder.has_history
+        if self.has_context:
+            self.register_buffer("field_D", encoder.field_D)
+            self.register_buffer("words_D", encoder.words_D)
+        if self.has_history:
+            self.codes = len(encoder.types_T)
+            # Whole numbers, because a day has more seconds than half precision has.
+            self.register_buffer("begin_G", encoder.begin_G.long())
+            known = torch.eye(self.codes + 1)
+            known[0, 0] = 0.0
+            known[1:, 0] = 1.0  # first column: whether it is an entry at all
+            self.register_buffer("table", _known_everywhere(known))
+
+    def bands(self) -> nn.Linear:
+        """What makes features of a :class:`PlainEncoder` out of what this one answers."""
+        if not self.has_history:
+            return linear_layer(torch.eye(self.width), torch.zeros(self.width))
+        bands = len(self.begin_G)
+        values = (self.width - self.lasting) // bands  # an entry's item and one-hot type
+        item = values - self.codes
+        weight = torch.zeros(self.width, self.lasting + bands * (values + 1))
+        weight[: self.lasting, : self.lasting] = torch.eye(self.lasting)
+        # The entry's further number, whether it is one, is of no use.
+        entry = torch.zeros(values, values + 1)
+        entry[:item, :item], entry[item:, item + 1 :] = torch.eye(item), torch.eye(self.codes)
+        for band in range(bands):
+            rows = slice(self.lasting + band * values, self.lasting + (band + 1) * values)
+            for place, sign in ((band, 1.0), (band + 1, -1.0)):
+                if place < bands:
+                    start = self.lasting + place * (values + 1)
+                    weight[rows, start : start + values + 1] = sign * entry
+        return linear_layer(weight, torch.zeros(self.width))
+
+    def forward(self, state: Mapping[str, Tensor]) -> Tensor:
+        """State tensors → [user, context, for every band the sum of entries at least as old as its begin]."""
+        parts = [state["user_embedding"]]
+        if self.has_context:
+            parts.append((state["context"][:, self.field_D] == self.words_D).to(parts[0].dtype))
+        if self.has_history:
+            place_BN = state["history_action"].clamp(min=-1, max=self.codes + 1) + 1
+            type_BNT = functional.embedding(place_BN, self.table)
+            age_BN1 = state["history_age_s"].unsqueeze(-1)
+            counts_BNG = (age_BN1 >= self.begin_G.to(age_BN1.dtype)).to(type_BNT.dtype) * type_BNT[..., :1]
+            entry_BNV = torch.cat([state["history_embedding"], type_BNT], dim=2)
+            parts.append(torch.matmul(counts_BNG.transpose(1, 2), entry_BNV).flatten(1))
+        return torch.cat(parts, dim=1)
 
 
 class KnownCodes(nn.Module):

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 
 from triton_models.network_config import NetworkConfig
+from triton_models.plain_encoder import BAND_EDGES_S
 from triton_models.surface import HistorySpec, Surface
 from triton_models.tensors import input_specs, output_specs
 
@@ -75,8 +76,9 @@ def products(
     encoder, actions = _encoder(surface, config), surface.num_actions
     scores = Product("scores", actions, len(surface.objectives), 1, False)
     if arrangement == "served":
-        # The last layer of the encoder is absorbed by the first of the head.
-        return (*encoder[:-1], *_served_head(surface, config), scores)
+        # The last layer of the encoder is absorbed by the first of the head; a plain one has none.
+        encoder = _plain_encoder(surface, 1) if config.encoder == "plain" else encoder[:-1]
+        return (*encoder, *_served_head(surface, config), scores)
     head = tuple(_times(_pair_head(surface, config), actions))
     return (*(_times(encoder, actions) if arrangement == "A" else encoder), *head, scores)
 
@@ -93,7 +95,29 @@ def _times(every: Iterable[Product], times: int) -> Iterable[Product]:
         )
 
 
+def _plain_encoder(surface: Surface, further: int) -> tuple[Product, ...]:
+    """Sums over the history by age, of an entry's values and so many ``further`` ones."""
+    history = surface.state.history
+    if history is None:
+        return ()
+    values = history.embedding + len(history.actions) + further
+    return (Product("history sums", len(BAND_EDGES_S), history.length, values, False),)
+
+
+def _state_width(surface: Surface, config: NetworkConfig, further: int) -> int:
+    if config.encoder != "plain":
+        return config.state_width
+    words = sum(len(field) for field in surface.state.context.values())
+    return (
+        surface.state.user_embedding
+        + words
+        + sum(p.rows * p.columns for p in _plain_encoder(surface, further))
+    )
+
+
 def _encoder(surface: Surface, config: NetworkConfig) -> tuple[Product, ...]:
+    if config.encoder == "plain":
+        return _plain_encoder(surface, 0)
     state, width = surface.state, config.user_width + config.context_width * len(surface.state.context)
     found = [Product("user", 1, state.user_embedding, config.user_width)]
     if state.history is not None:
@@ -138,7 +162,7 @@ def _pooling(history: HistorySpec, config: NetworkConfig) -> list[Product]:
 def _served_head(surface: Surface, config: NetworkConfig) -> list[Product]:
     width, objectives, actions = config.backbone_width, len(surface.objectives), surface.num_actions
     deep = config.backbone_blocks - 1
-    first = Product("backbone 1, state half", 1, config.state_width, width)
+    first = Product("backbone 1, state half", 1, _state_width(surface, config, 1), width)
     if config.action_head == "grid":
         rest = [Product(f"backbone {i + 2}", 1, width, width) for i in range(deep)]
         return [first, *rest, Product("table", 1, width, actions * objectives)]
@@ -150,7 +174,8 @@ def _pair_head(surface: Surface, config: NetworkConfig) -> list[Product]:
     """The head for one (state, action), as it is trained."""
     width, objectives, actions = config.backbone_width, len(surface.objectives), surface.num_actions
     grid = config.action_head == "grid"
-    start = config.state_width if grid else config.state_width + config.action_width
+    state = _state_width(surface, config, 0)
+    start = state if grid else state + config.action_width
     widths = [start] + [width] * config.backbone_blocks
     blocks = [Product(f"backbone {i + 1}", 1, a, b) for i, (a, b) in enumerate(pairwise(widths))]
     if grid:

@@ -7,9 +7,8 @@ exporter, with scalarization, argmax and weight look-up in the graph; what diffe
   as the network is trained: ``Q(s, a)`` for B A pairs of (state, action);
 * B: the state is encoded once, the state vector is tiled once per action before the backbone.
 
-BatchNorm stays a layer of its own, as it is exported. The targets are stated for the paper's network; a
-committee's head makes the level of all actions again for every pair, so that its naive exports are slower
-than anybody would leave them.
+BatchNorm stays a layer of its own, as it is exported. A committee's answers are shrunk when those of all
+actions are there, not once more for every pair.
 
 Shape legend: B batch, A actions, M objectives, S state width.
 """
@@ -22,6 +21,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from triton_models.committee import CommitteeHead
 from triton_models.network import ValueNetwork
 
 Naive = Literal["A", "B"]
@@ -87,8 +87,8 @@ class _EncoderOfPairs(nn.Module):
         grid_AW = self.network.action_grid_AW
         batch, actions = state["user_embedding"].shape[0], grid_AW.shape[0]
         pairs = {name: _tiled(x, actions) for name, x in state.items()}
-        logits: Tensor = self.network.logits(pairs, grid_AW.repeat(batch, 1))
-        return logits.reshape(batch, actions, logits.shape[1])
+        features = self.network.encoder(pairs)
+        return _logits_of_pairs(self.network.head, features, grid_AW.repeat(batch, 1), batch)
 
 
 class _TiledState(nn.Module):
@@ -112,8 +112,16 @@ class _HeadOfPairs(_Logits):
     def forward(self, inputs: Tensor) -> Tensor:
         state_BS = inputs
         batch, actions = state_BS.shape[0], self.grid_AW.shape[0]
-        logits: Tensor = self.head(_tiled(state_BS, actions), self.grid_AW.repeat(batch, 1))
-        return logits.reshape(batch, actions, logits.shape[1])
+        return _logits_of_pairs(self.head, _tiled(state_BS, actions), self.grid_AW.repeat(batch, 1), batch)
+
+
+def _logits_of_pairs(head: nn.Module, state: Tensor, action: Tensor, batch: int) -> Tensor:
+    """Logits [B, A, M] from a state vector and an action in each of B A rows."""
+    if isinstance(head, CommitteeHead):
+        every = head.member_logits(state, action).mean(dim=0)
+        return head.shrink(every.reshape(batch, -1, every.shape[1]))
+    logits: Tensor = head(state, action)
+    return logits.reshape(batch, -1, logits.shape[1])
 
 
 def choice_module(module: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -64,7 +64,13 @@ def surface_of(history: int, weights: int, objectives: int, context: int) -> Sur
     return Surface.from_dict(data)
 
 
+PLAIN = NetworkConfig(encoder="plain", action_head="grid", backbone_blocks=2, backbone_width=5)
+
+
 @settings(max_examples=12)
+@example(history=4, weights=2, objectives=2, context=2, batch=3, config=PLAIN, arrangement="served")
+@example(history=4, weights=2, objectives=2, context=2, batch=3, config=PLAIN, arrangement="B")
+@example(history=0, weights=2, objectives=2, context=0, batch=3, config=PLAIN, arrangement="served")
 @given(
     history=st.integers(0, 6),
     weights=st.integers(1, 3),

@@ -14,6 +14,7 @@ from ray_train.distil import (
     teach,
 )
 from ray_train.distil_settings import DistilSettings, student_config
+from ray_train.learners import LEARNERS
 from tests.support.surfaces import small_surface
 from triton_models.errors import ConfigurationError
 from triton_models.network import ValueNetwork
@@ -65,6 +66,11 @@ def test_the_student_is_cheap_and_keeps_the_teachers_widths() -> None:
     config = student_config(NetworkConfig(user_width=48, history_layers=2), backbone_width=64)
     assert (config.history_encoder, config.action_head) == ("pooling", "grid")
     assert (config.user_width, config.backbone_width) == (48, 64)
+
+
+def test_the_student_of_a_committee_sees_what_its_teacher_sees() -> None:
+    config = student_config(LEARNERS["committee"].network, backbone_width=64)
+    assert (config.encoder, config.action_head, config.backbone_width) == ("plain", "grid", 64)
 
 
 def test_a_student_learns_what_its_teacher_says() -> None:

@@ -71,6 +71,7 @@ CONFIGS = st.builds(
 SMALLEST = make_surface(1, [2], 0, [], 1)
 LARGEST = make_surface(5, [4, 4, 4, 4], 6, [4, 1, 3], 9)
 CHEAP = NetworkConfig(history_encoder="pooling", action_head="grid", history_width=8, state_width=8)
+PLAIN = NetworkConfig(encoder="plain", action_head="grid", backbone_width=8, backbone_blocks=2)
 COMMITTEE = NetworkConfig(
     encoder="plain", action_head="committee", members=3, state_width=8, backbone_width=8, backbone_blocks=2
 )
@@ -100,6 +101,8 @@ def trained_like(surface: Surface, config: NetworkConfig) -> ValueNetwork:
 @given(surface=surfaces(), config=CONFIGS)
 @example(surface=SMALLEST, config=NetworkConfig())
 @example(surface=LARGEST, config=CHEAP)
+@example(surface=SMALLEST, config=PLAIN)
+@example(surface=LARGEST, config=PLAIN)
 @example(surface=SMALLEST, config=COMMITTEE)
 @example(surface=LARGEST, config=COMMITTEE)
 def test_the_export_of_any_surface_is_its_network(surface: Surface, config: NetworkConfig) -> None:
