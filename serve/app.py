@@ -20,6 +20,7 @@ from serve.config import SidecarConfig
 from serve.decide import OperatingPoint
 from serve.logs import configure_logs
 from serve.metrics import MULTIPROC_VARIABLE
+from serve.ray_ingress import hand_over
 from serve.sidecar import Sidecar
 from triton_models.errors import ConfigurationError
 
@@ -41,6 +42,8 @@ class SidecarDeployment:
         configure_logs(self._config.logs)
         self._values: dict[str, Any] = user_config(self._config)
         self._app = create_app(self._config, self._make_sidecar)
+        # Without effect where Ray's proxy takes the requests: nothing of ours stands in it.
+        hand_over(self._app, max_ongoing_requests=self._config.max_ongoing_requests)
 
     def _make_sidecar(self, config: SidecarConfig) -> Sidecar:
         # Ray Serve hands over user_config before the application starts: a replica that is made after a
