@@ -11,8 +11,8 @@ has its own deadline, metrics and logs, and lets what it has begun end (:mod:`se
   request with ``x-request-disconnect-disabled: ?1``.
 
 A replica drains all the same: Ray ends its listener before the application, and the listener waits for the
-requests that it has begun. What Ray counts of requests (``serve_num_http_requests`` and autoscaling by requests
-in progress) leaves these routes out; ``puts_requests_total`` has them.
+requests that it has begun. What Ray counts of requests (``serve_num_http_requests``, and its autoscaling by
+requests in progress) leaves these routes out; ``puts_requests_total`` has them.
 """
 
 from __future__ import annotations
