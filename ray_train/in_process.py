@@ -12,7 +12,7 @@ import torch
 
 from ray_train.epochs import Progress
 from ray_train.ingest import Arrays
-from ray_train.objective import batch_loss, learning_rate_factor, optimizer_for, row_losses
+from ray_train.objective import batch_loss, learning_rate_factor, optimizer_for, row_losses, weight_decay_of
 from ray_train.settings import FitSettings
 from ray_train.shards import shuffled_batches
 from triton_models.network import ValueNetwork
@@ -35,7 +35,8 @@ def fit_arrays(
     network = ValueNetwork(surface, config)
     rate_M = (selection["rewards"].sum(axis=0) + 0.5) / (len(selection["rewards"]) + 1.0)
     network.start_at(torch.logit(torch.from_numpy(rate_M).float()))
-    optimizer = optimizer_for(network, settings.learning_rate, settings.weight_decay)
+    decay = weight_decay_of(settings, len(rows["action"]))
+    optimizer = optimizer_for(network, settings.learning_rate, decay)
     steps = max(1, len(rows["action"]) // settings.batch_size) * settings.epochs
     progress = Progress()
     for epoch in range(settings.epochs):

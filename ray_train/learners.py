@@ -37,7 +37,14 @@ PAPER = Learner(
     name="paper",
     summary="the paper's single network (Section 4.3), squared error: the baseline",
     network=NetworkConfig(),
-    settings={"loss": "mse", "epochs": 8, "batch_size": 2048, "weight_decay": 1e-2, "gradient_clip": 1.0},
+    settings={
+        "loss": "mse",
+        "epochs": 8,
+        "batch_size": 2048,
+        "weight_decay": 1e-2,
+        "weight_decay_rows": None,
+        "gradient_clip": 1.0,
+    },
 )
 
 COMMITTEE = Learner(

@@ -37,6 +37,10 @@ class FitSettings(BaseModel):
     warmup_share: Share = 0.1
     """Share of all steps in the warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.3
+    """AdamW's, while the training rows are :attr:`weight_decay_rows` at most."""
+    weight_decay_rows: Annotated[int, Field(ge=1)] | None = 315_000
+    """More training rows lower the decay, as their inverse (:func:`ray_train.objective.weight_decay_of`);
+    None: it stays."""
     gradient_clip: Positive = 1e3
     """Largest norm of the gradient; out of the way, since Adam's step does not depend on its size."""
     loss: Literal["mse", "bce"] = "bce"

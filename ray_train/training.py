@@ -33,7 +33,13 @@ from torch import Tensor, nn
 
 from ray_train.epochs import Progress, serialize
 from ray_train.ingest import Arrays
-from ray_train.objective import batch_loss, learning_rate_factor, optimizer_for, row_losses
+from ray_train.objective import (
+    batch_loss,
+    learning_rate_factor,
+    optimizer_for,
+    row_losses,
+    weight_decay_of,
+)
 from ray_train.settings import FitSettings
 from ray_train.shards import POOL_ROWS, read_all, read_blocks, shuffled_batches
 from ray_train.telling import tell
@@ -120,7 +126,8 @@ class _Worker:
             if world > 1
             else module
         )
-        self.optimizer = optimizer_for(self.network, settings.learning_rate, settings.weight_decay)
+        decay = weight_decay_of(settings, self.rows * world)
+        self.optimizer = optimizer_for(self.network, settings.learning_rate, decay)
         self.amp = self._amp_type()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
 
