@@ -17,7 +17,7 @@ class DistilSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rows: Annotated[int, Field(ge=100)] = 100_000
+    rows: Annotated[int, Field(ge=100)] = 200_000
     """Most logged states to learn from, spread over the training window."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
     batch_size: Annotated[int, Field(ge=2)] = 1024

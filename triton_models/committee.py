@@ -204,6 +204,20 @@ class FoldedCommittee(nn.Module):
             self.register_buffer("average_AM", head.average_AM.clone())
             self.register_buffer("personal_M", head.personal_M.clone())
 
+    def absorb(self, before: nn.Linear) -> None:
+        """Take in the linear layer that makes the features: two affine maps in a row are one."""
+        layer = self.narrow
+        weight_ED2 = layer.weight.double()
+        absorbed = MemberLinear(len(layer.weight), before.in_features, 2 * NARROW).to(layer.weight.device)
+        if layer.bias is None or absorbed.bias is None:
+            raise ValueError("only a layer with bias can take another one in")
+        with torch.no_grad():
+            absorbed.weight.copy_(torch.matmul(before.weight.double().T, weight_ED2))
+            absorbed.bias.copy_(
+                layer.bias.double() + torch.matmul(before.bias.double(), weight_ED2).unsqueeze(1)
+            )
+        self.narrow = absorbed.eval()
+
     @property
     def last(self) -> nn.Module:
         """The layers that make log rates; may have a wider number format than the others."""

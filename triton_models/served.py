@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from triton_models.action_heads import FoldedGrid, SplitBackbone, linear_layer
+from triton_models.committee import FoldedCommittee
 from triton_models.network import ValueNetwork
 from triton_models.plain_encoder import PlainEncoder
 from triton_models.state_encoder import PooledHistory, StateEncoder, log_age
@@ -68,7 +69,7 @@ class ServedValueNetwork(nn.Module):
         if isinstance(encoder, StateEncoder) and isinstance(head, SplitBackbone | FoldedGrid):
             head.absorb(encoder.take_last())
             known = ServedStateEncoder(encoder, surface)
-        elif isinstance(encoder, PlainEncoder) and isinstance(head, FoldedGrid):
+        elif isinstance(encoder, PlainEncoder) and isinstance(head, FoldedGrid | FoldedCommittee):
             known = ServedPlainEncoder(encoder)
             head.absorb(known.bands())
         else:
