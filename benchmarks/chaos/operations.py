@@ -5,13 +5,14 @@ Ranker and value network are stand-ins, since nothing happens to them here.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +33,11 @@ from benchmarks.stand_ins.process import StandInProcess
 from triton_models.errors import BenchmarkError
 
 REPLICAS = 2
-DISK = "48m"
-"""Size of the decision log's file system in memory."""
+DISK_BYTES = 256 * 1024**2
+"""Size of the decision log's file system in memory: a stage logs about 7 KB a request, and the disk must have
+room until the fault fills it."""
+MIN_FREE_BYTES = 4 * 1024**2
+"""What the decision log leaves free on its disk."""
 REPLACED_TIMEOUT_S = 60.0
 
 
@@ -49,7 +53,7 @@ def run_operations(conductor: Conductor, ranker: StandInProcess) -> StageResult:
         stack.enter_context(ranker)
         value = stack.enter_context(StandInProcess("value_network", m.surface_file, Behaviour()))
         log = folder / "decisions"
-        mounted = stack.enter_context(small_disk(log, conductor))
+        mounted = stack.enter_context(small_disk(log, conductor.say))
         store = stack.enter_context(policy_store(folder))
         config = folder / "sidecar.yaml"
         settings = {
@@ -60,7 +64,7 @@ def run_operations(conductor: Conductor, ranker: StandInProcess) -> StageResult:
                 "sample_rate": 1.0,
                 "segment_s": 5.0,
                 "sweep_s": 2.0,
-                "min_free_bytes": 4 * 1024**2,
+                "min_free_bytes": MIN_FREE_BYTES,
             },
         }
         config.write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -172,31 +176,57 @@ def disk_fault(log: Path) -> Fault:
     filler = log / "_filler"
 
     def fill() -> None:
-        with filler.open("wb") as file, suppress(OSError):
-            while True:
-                file.write(b"\0" * 65536)
-                file.flush()
+        free = free_bytes(log)
+        if free <= MIN_FREE_BYTES:
+            raise BenchmarkError(f"the disk was full before it was filled: {free} bytes were free")
+        fill_up(filler)
+
+    def empty() -> None:
+        free = free_bytes(log)
+        filler.unlink()
+        if free > MIN_FREE_BYTES:
+            raise BenchmarkError(f"the disk did not stay full: {free} bytes were free again")
 
     return Fault(
         name="disk_full",
         title="decision log's disk full",
         concerns="log",
         begin=fill,
-        end=filler.unlink,
+        end=empty,
         note="decisions are dropped and counted",
     )
 
 
+def free_bytes(folder: Path) -> int:
+    """What is left of a folder's file system."""
+    return shutil.disk_usage(folder).free
+
+
+def fill_up(filler: Path) -> None:
+    """A file that takes all that is left of its disk, to the last byte: half blocks as well."""
+    # Unbuffered: what a buffer could not write is written again when the file is closed, and fails there.
+    with filler.open("wb", buffering=0) as file:
+        size = 65536
+        while size:
+            try:
+                if file.write(bytes(size)):
+                    continue
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+            size //= 2
+
+
 @contextmanager
-def small_disk(folder: Path, conductor: Conductor) -> Iterator[bool]:
+def small_disk(folder: Path, say: Callable[[str], None], size: int = DISK_BYTES) -> Iterator[bool]:
     """A small file system in memory; False, and said so, where mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     program = shutil.which("mount")
-    command = [program or "mount", "-t", "tmpfs", "-o", f"size={DISK}", "puts-chaos", str(folder)]
+    command = [program or "mount", "-t", "tmpfs", "-o", f"size={size}", "puts-chaos", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False) if program else None
     if done is None or done.returncode:
         why = done.stderr.strip() if done else "no mount here"
-        conductor.say(f"  no small disk for the decision log ({why}): the full disk is left out")
+        say(f"  no small disk for the decision log ({why}): the full disk is left out")
         yield False
         return
     try:

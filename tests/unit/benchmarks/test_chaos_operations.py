@@ -10,8 +10,10 @@ import pyarrow.parquet as parquet
 import pytest
 
 from benchmarks.chaos.logged import Logged, log_verdicts, read_log
+from benchmarks.chaos.operations import MIN_FREE_BYTES, disk_fault, free_bytes, small_disk
 from benchmarks.chaos.policies import PolicyCall, last_old_answers, policy_verdict
 from benchmarks.load.records import Recorder, Records
+from triton_models.errors import BenchmarkError
 
 
 def load(version: Any = lambda at: 1) -> Records:
@@ -96,3 +98,37 @@ def test_segments_are_read_and_the_spool_is_passed_by(tmp_path: Path) -> None:
     found = read_log(tmp_path)
     assert found.numbers == {7, 8}
     assert (found.rows, found.files, len(found.torn)) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("logged", [0, 1, 4096, 5000, 65_537])
+def test_the_disk_is_filled_to_the_last_byte_whatever_lies_on_it(tmp_path: Path, logged: int) -> None:
+    log = tmp_path / "decisions"
+    with small_disk(log, print, MIN_FREE_BYTES + 2 * 1024**2) as mounted:
+        if not mounted:
+            pytest.skip("no file system may be mounted here")
+        (log / "segment").write_bytes(bytes(logged))
+        before = free_bytes(log)
+        fault = disk_fault(log)
+        fault.begin()
+        assert free_bytes(log) == 0
+        with pytest.raises(OSError, match="No space left"):
+            (log / "more").write_bytes(b"x")
+        fault.end()
+        (log / "more").unlink(missing_ok=True)
+        assert free_bytes(log) == before
+
+
+def test_a_disk_that_was_full_before_or_did_not_stay_full_is_said_so(tmp_path: Path) -> None:
+    log = tmp_path / "decisions"
+    with small_disk(log, print, MIN_FREE_BYTES + 2 * 1024**2) as mounted:
+        if not mounted:
+            pytest.skip("no file system may be mounted here")
+        (log / "segments").write_bytes(bytes(3 * 1024**2))
+        fault = disk_fault(log)
+        with pytest.raises(BenchmarkError, match="full before"):
+            fault.begin()
+        (log / "segments").write_bytes(b"")
+        fault.begin()
+        (log / "_filler").write_bytes(b"")
+        with pytest.raises(BenchmarkError, match="did not stay full"):
+            fault.end()
