@@ -34,6 +34,9 @@ SHM_BYTES = 8 * 1024**2
 START_ATTEMPTS = 3
 """A crash is tried again, and so are free ports that somebody else took before the server bound them."""
 
+UNSAMPLED_RATE = 2**31 - 1
+"""Of the requests without a trace context one in so many is traced: what 2.51 has for "none"."""
+
 
 class EmbeddedServer:
     """``tritonserver`` 2.51 from ``nvidia-pytriton``, serving a repository with the Python backend.
@@ -50,6 +53,8 @@ class EmbeddedServer:
         start_timeout_s: How long :meth:`start` waits for the first real inference.
         niceness: 0 to 19. Above 0 other processes of the machine come first (``man 2 nice``): for a value
             network beside a sidecar on the same cores, whose answer has time.
+        otlp_url: Collector (OTLP over HTTP, ``http://host:4318/v1/traces``) that spans go to of requests
+            that carry a W3C trace context, recorded or not: 2.51 does not look at the flag. None: no tracing.
 
     Raises:
         RepositoryError: the repository is missing or empty.
@@ -68,10 +73,12 @@ class EmbeddedServer:
         log_path: str | Path | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
         niceness: int = 0,
+        otlp_url: str | None = None,
     ) -> None:
         if not 0 <= niceness <= 19:
             raise ServerError(f"niceness is 0 to 19, got {niceness}")
         self._niceness = niceness
+        self._otlp_url = otlp_url
         self.repository = Path(repository).resolve()
         self.host = host
         self.models = _chosen_models(self.repository, models)
@@ -200,6 +207,7 @@ class EmbeddedServer:
             *(f"--{name}={value}" for name, value in options.items()),
             *(f"--backend-config=python,{name}={value}" for name, value in python.items()),
             *(f"--load-model={name}" for name in self.models),
+            *(f"--trace-config={setting}" for setting in _tracing(self._otlp_url)),
         ]
 
     def _wait_until_working(self) -> str | None:
@@ -323,3 +331,15 @@ def _choose_ports(host: str, wanted: tuple[int | None, int | None, int | None]) 
                 ) from error
             ports.append(int(taken.getsockname()[1]))
     return ports[0], ports[1], ports[2]
+
+
+def _tracing(otlp_url: str | None) -> list[str]:
+    if otlp_url is None:
+        return []
+    return [
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        f"rate={UNSAMPLED_RATE}",
+        f"opentelemetry,url={otlp_url}",
+        "opentelemetry,resource=service.name=value_network",
+    ]

@@ -35,6 +35,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--log", type=Path, metavar="FILE", help="tritonserver's log; a temporary file if unset"
     )
+    parser.add_argument(
+        "--otlp-url",
+        metavar="URL",
+        help="OpenTelemetry collector (OTLP over HTTP) for spans of requests with a trace context, such as "
+        "http://127.0.0.1:4318/v1/traces; no tracing if unset",
+    )
     parser.set_defaults(command=run)
 
 
@@ -51,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
         grpc_port=options.grpc_port,
         metrics_port=options.metrics_port,
         log_path=options.log,
+        otlp_url=options.otlp_url,
     )
     with stop.installed():
         try:
