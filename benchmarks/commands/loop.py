@@ -27,7 +27,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add("--epochs", type=int, default=6, help="training epochs")
     add("--workers", type=int, default=1, help="training workers")
     add("--callers", type=int, default=8, help="connections to the sidecar")
-    add("--operating-point", default=None, metavar="LABEL", help="candidate to test; default: non_degrading")
+    add(
+        "--operating-point",
+        default=None,
+        metavar="LABEL",
+        help="candidate to test; default: the recommended one, else the knee",
+    )
     add("--estimator", default=None, metavar="NAME", help="of the sweep; default: its own")
     add("--budget-ms", type=float, default=50.0, help="wait for the value network, generous on purpose")
     add("--seed", type=int, default=1, help="of the simulated feed")

@@ -14,7 +14,7 @@ Shown = tuple[float | None, list[float] | tuple[float, float] | None]
 
 def rows(turn: Turn) -> dict[str, dict[str, Shown]]:
     """Outcome → predicted, measured, true: lift over production and interval."""
-    point = turn.frontier.candidate(turn.operating_point)
+    point = turn.frontier.candidate(turn.choice.tested)
     cell = _cell(turn.experiment)
     found: dict[str, dict[str, Shown]] = {}
     for name, (lift, low, high) in turn.truth.items():
@@ -68,7 +68,9 @@ def as_json(turn: Turn) -> dict[str, Any]:
         "settings": settings,
         "explored": turn.explored.as_json(),
         "joined_rows": turn.joined_rows,
-        "operating_point": turn.operating_point,
+        "operating_point": turn.choice.tested,
+        "recommended": turn.choice.recommended,
+        "why": turn.choice.why,
         "scalarization": list(turn.scalarization),
         "tested": turn.tested.as_json(),
         "lifts": lifts,
@@ -81,7 +83,8 @@ def as_markdown(turn: Turn) -> str:
     lines = [
         f"{turn.explored.requests:,} requests through /v1/{s.route} at exploration share {s.exploration:g}, "
         f"{turn.joined_rows:,} joined rows, {s.epochs} epochs; then {turn.tested.requests:,} requests of an "
-        f"A/B test of {turn.operating_point} (λ {', '.join(f'{v:.2f}' for v in turn.scalarization)}).",
+        f"A/B test of {turn.choice.tested} (λ {', '.join(f'{v:.2f}' for v in turn.scalarization)}).",
+        f"**Recommended: {turn.choice.recommended}** ({turn.choice.why}).",
         "",
         "| lift over production, % | predicted (sweep) | measured (experiment) | true (the feed) |",
         "|---|---|---|---|",

@@ -30,7 +30,7 @@ class LoopSettings:
     workers: int = 1
     callers: int = 8
     operating_point: str | None = None
-    """A candidate of the frontier; None: the first of non_degrading, knee and the others that there is."""
+    """A candidate of the frontier to test; None: as :mod:`benchmarks.loop.choice` says."""
     estimator: str | None = None
     """Of the sweep; None: its own default."""
     budget_ms: float = 50.0

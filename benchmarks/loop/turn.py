@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.rule import Rule
 
-from benchmarks.demo import default_operating_point, forced, run_door
+from benchmarks.demo import forced, run_door
 from benchmarks.feed.config import WorldConfig
 from benchmarks.feed.world import World
+from benchmarks.loop.choice import Choice, choose
 from benchmarks.loop.engagement import DELAY_S
 from benchmarks.loop.settings import CONTROL, TREATMENT, LoopSettings
 from benchmarks.loop.traffic import Sent, instant, send, wait_for_log
@@ -33,6 +34,7 @@ from benchmarks.sidecar.hosting import ray_sidecar
 from benchmarks.stack import Stack
 from triton_models.errors import BenchmarkError
 from triton_models.frontier import Frontier, load_frontier
+from triton_models.runs import load_run
 
 WINDOW_S = DELAY_S + 10.0
 """Attribution window: every simulated engagement is inside it."""
@@ -49,7 +51,7 @@ class Turn:
     explored: Sent
     tested: Sent
     joined_rows: int
-    operating_point: str
+    choice: Choice
     scalarization: tuple[float, ...]
     frontier: Frontier
     truth: dict[str, tuple[float, float, float]]
@@ -85,9 +87,9 @@ class Loop:
             self._roll_out(materials, stack)
             frontier = load_frontier(self.run_folder)
             self._await_network(stack, frontier.run.run_id)
-            label = s.operating_point or default_operating_point(frontier)
-            scalarization = frontier.candidate(label).scalarization
-            self._apply_test(stack, label, tuple(scalarization), frontier)
+            choice = self._choose(frontier)
+            scalarization = frontier.candidate(choice.tested).scalarization
+            self._apply_test(stack, choice, tuple(scalarization), frontier)
             tested, truth = self._send(
                 "A/B test", world, stack, first=s.requests, count=s.test_requests, treatment=TREATMENT
             )
@@ -98,7 +100,7 @@ class Loop:
             explored=explored,
             tested=tested,
             joined_rows=joined,
-            operating_point=label,
+            choice=choice,
             scalarization=tuple(scalarization),
             frontier=frontier,
             truth=truth.lifts(seed=s.seed),
@@ -227,10 +229,17 @@ class Loop:
                 raise BenchmarkError(f"the sidecar does not see run {run_id} after the roll-out: {servers}")
             time.sleep(0.2)
 
+    def _choose(self, frontier: Frontier) -> Choice:
+        verdict = load_run(self.run_folder).manifest.verdict
+        choice = choose(frontier, verdict, asked_for=self.settings.operating_point)
+        self._rule(f"choice: {choice.recommended} is recommended, {choice.tested} is tested")
+        self.console.print(choice.why, markup=False, highlight=False)
+        return choice
+
     def _apply_test(
-        self, stack: Stack, label: str, scalarization: tuple[float, ...], frontier: Frontier
+        self, stack: Stack, choice: Choice, scalarization: tuple[float, ...], frontier: Frontier
     ) -> None:
-        self._rule(f"policy: half of the users get {label}, half the production weights")
+        self._rule(f"policy: half of the users get {choice.tested}, half the production weights")
         body = {
             "policy": {
                 "arms": [
@@ -238,7 +247,7 @@ class Loop:
                     {"name": TREATMENT, "share": 0.5, "choice": list(scalarization)},
                 ],
             },
-            "reason": f"A/B test of {label}",
+            "reason": f"A/B test of {choice.tested}; recommended: {choice.recommended}, {choice.why}",
             "frontier": json.loads((self.run_folder / "frontier.json").read_text(encoding="utf-8")),
         }
         self.console.print(f"in force: {apply_policy(stack.address, body)}", highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.decisions import read_log
 from triton_models.frontier import load_frontier
+from triton_models.runs import load_run
 
 REQUESTS = 2000
 ARMS = ["static", "personalized"]
@@ -57,6 +58,14 @@ def test_what_a_turn_decides_logs_learns_and_tests_fits_together(tmp_path: Path)
     assert {tuple(row["scalarization"]) for row in chosen} == {tuple(turn["scalarization"])}
     assert {row["frontier_fingerprint"] for row in chosen} == {frontier.fingerprint}
     assert {(row["policy_version"], row["arm"]) for row in chosen} == {(2, "personalized")}
+
+    # From so few rows nobody can know that nothing is lost: what is tested is not what is recommended.
+    safe = frontier.candidates.get("non_degrading")
+    known = (
+        safe is not None and safe.lower_bounds_not_negative and load_run(out / "run").manifest.verdict.passed
+    )
+    assert turn["recommended"] == ("non_degrading" if known else "static"), turn["why"]
+    assert turn["operating_point"] in frontier.candidates
 
     # The experiment finds the arms that the callers saw, and no other requests.
     assert experiment["arms"] == ARMS

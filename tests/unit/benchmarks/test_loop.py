@@ -12,6 +12,7 @@ import pytest
 from benchmarks.feed import config as c
 from benchmarks.feed.config import WorldConfig
 from benchmarks.feed.world import World
+from benchmarks.loop.choice import Choice, choose
 from benchmarks.loop.engagement import DELAY_S, engagement_events, slates_of_items
 from benchmarks.loop.report import as_json, as_markdown
 from benchmarks.loop.settings import LoopSettings
@@ -79,6 +80,9 @@ def test_truth_of_production_weights_is_no_lift_and_of_others_is_the_feeds_own(w
     assert other.requests == 200
 
 
+TESTED_ANYWAY = Choice(tested="knee", recommended="static", why="nothing is known to degrade nothing")
+
+
 @dataclass
 class FakeTurn:
     settings: LoopSettings
@@ -88,7 +92,7 @@ class FakeTurn:
     experiment: dict[str, Any]
     truth: dict[str, tuple[float, float, float]]
     joined_rows: int = 50_000
-    operating_point: str = "knee"
+    choice: Choice = TESTED_ANYWAY
     scalarization: tuple[float, ...] = (0.8, 0.2)
     extra: list[str] = field(default_factory=list)
 
@@ -120,8 +124,35 @@ def test_the_end_shows_three_lifts_and_says_where_noise_dominates(tmp_path: Any)
     assert "| p2p | +2.00 | +3.00 [+1.00, +5.00] | +2.10 [+2.00, +2.20] |" in text
     assert "| hide | -1.00 [-2.00, +0.00] | - | +0.00 [-1.00, +1.00] |" in text
     assert "repin: the test cannot tell" in text and "p2p: the test" not in text
+    assert "**Recommended: static** (nothing is known to degrade nothing)" in text
     data = as_json(turn)  # type: ignore[arg-type]
+    assert (data["operating_point"], data["recommended"]) == ("knee", "static")
     assert data["lifts"]["repin"]["measured"] == {"lift": 0.004, "interval": [-0.01, 0.018]}
+
+
+def chosen(
+    *, candidates: dict[str, bool], passed: bool | None = True, asked_for: str | None = None
+) -> tuple[str, str]:
+    known = {
+        label: SimpleNamespace(lower_bounds_not_negative=safe, point=0) for label, safe in candidates.items()
+    }
+    verdict = None if passed is None else SimpleNamespace(passed=passed, text="not yet: too few rows")
+    frontier: Any = SimpleNamespace(candidates=known)
+    choice = choose(frontier, verdict, asked_for=asked_for)  # type: ignore[arg-type]
+    return choice.tested, choice.recommended
+
+
+def test_a_point_is_recommended_where_gate_and_lower_bounds_allow_it() -> None:
+    safe = {"repin_leaning": False, "knee": False, "non_degrading": True}
+    assert chosen(candidates=safe) == ("non_degrading", "non_degrading")
+    assert chosen(candidates=safe, passed=None) == ("non_degrading", "non_degrading")
+    assert chosen(candidates=safe, asked_for="knee") == ("knee", "non_degrading")
+    assert chosen(candidates=safe, passed=False)[1] == "static"
+    assert chosen(candidates={**safe, "non_degrading": False})[1] == "static", "by its estimate only"
+    # The loop is made whole, but nobody is told that this is what to apply.
+    assert chosen(candidates={"repin_leaning": True, "knee": False}) == ("knee", "static")
+    with pytest.raises(BenchmarkError):
+        chosen(candidates={})
 
 
 @pytest.mark.parametrize("wrong", [{"requests": 10}, {"exploration": 0.0}, {"callers": 0}])
