@@ -9,6 +9,9 @@ from benchmarks.loop.settings import TREATMENT
 from benchmarks.loop.turn import Turn
 from triton_models.frontier import Point
 
+WORTH_SAYING = 0.01
+"""Share of fallbacks in the arm from which on they are said to have diluted its lifts."""
+
 Shown = tuple[float | None, list[float] | tuple[float, float] | None]
 
 
@@ -97,6 +100,12 @@ def as_markdown(turn: Turn) -> str:
 
 def _notes(turn: Turn) -> list[str]:
     notes = []
+    share = _cell(turn.experiment).get("fallback_share") or 0.0
+    if share > WORTH_SAYING:
+        notes.append(
+            f"- {100 * share:.1f} % of the arm's requests got production weights as a fallback: measured and "
+            "true lifts are smaller than the policy's own by about that share, the predicted ones are not."
+        )
     for name, kinds in rows(turn).items():
         bounds = kinds["measured"][1]
         if bounds is not None and bounds[0] <= 0 <= bounds[1]:

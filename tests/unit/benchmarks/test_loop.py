@@ -107,6 +107,7 @@ def test_the_end_shows_three_lifts_and_says_where_noise_dominates(tmp_path: Any)
         "arm": "personalized",
         "policy_version": None,
         "cohort": None,
+        "fallback_share": 0.25,
         "effects": {
             "repin": {"lift": 0.004, "interval": [-0.01, 0.018]},
             "p2p": {"lift": 0.03, "interval": [0.01, 0.05]},
@@ -125,6 +126,7 @@ def test_the_end_shows_three_lifts_and_says_where_noise_dominates(tmp_path: Any)
     assert "| hide | -1.00 [-2.00, +0.00] | - | +0.00 [-1.00, +1.00] |" in text
     assert "repin: the test cannot tell" in text and "p2p: the test" not in text
     assert "**Recommended: static** (nothing is known to degrade nothing)" in text
+    assert "25.0 % of the arm's requests got production weights" in text
     data = as_json(turn)  # type: ignore[arg-type]
     assert (data["operating_point"], data["recommended"]) == ("knee", "static")
     assert data["lifts"]["repin"]["measured"] == {"lift": 0.004, "interval": [-0.01, 0.018]}
