@@ -259,13 +259,15 @@ class ValueLinks:
     def run_of(self, link: ServerLink, decision: Decision) -> str | None:
         """Run of the model version that chose; None: nobody chose, or that version is not known yet.
 
-        A version that is not known (it was rolled out a moment ago) is asked about at once.
+        A version that is not known (it was rolled out a moment ago) is asked about at once, of a server whose
+        configuration says which version it is of: another would be asked for ever.
         """
         if decision.source != "value_network":
             return None
-        if decision.version not in link.runs:
+        version, says = decision.version, link.client.described_version is not None
+        if version and version not in link.runs and says:
             link.wake.set()
-        return link.runs.get(decision.version)
+        return link.runs.get(version)
 
     # ------------------------------------------------------------------ watching
 

@@ -321,7 +321,10 @@ def test_a_decision_carries_the_run_of_the_version_that_chose() -> None:
             assert links.run_of(link, decided("", "static")) is None
             client.version = ""
             await links.check(link)
+            link.wake.clear()
             assert links.run_of(link, decided("")) is None, "the server does not say which version chose"
+            assert links.run_of(link, decided("3")) is None
+            assert not link.wake.is_set(), "its configuration names no version: asking again tells no more"
 
     asyncio.run(main())
 
