@@ -157,11 +157,12 @@ class Bench:
         saturation: Saturation,
         share: float | None = None,
         callers: int | None = None,
+        bare: bool = False,
     ) -> Paired:
         """Blocks of control on and off: open loop at a share of the saturation rate, or closed."""
         s = self.settings
         rate = None if callers else s.rate_per_s or (share or s.share) * saturation.rate_per_s
-        phases = [self._warm_up(address)]
+        phases = [self._warm_up(address, bare=bare)]
         for block in range(s.blocks):
             for control in order_of_arms(block):
                 phases.append(
@@ -174,6 +175,7 @@ class Bench:
                         control=control,
                         tracestate=f"puts-delay={s.inject_ms:g}" if control and s.inject_ms else "",
                         seed=block,
+                        bare=bare,
                     )
                 )
         loop = f"closed, {callers} callers" if callers else f"open, {rate:.0f} requests/s"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from benchmarks.latency.blocks import Saturation
 from benchmarks.latency.measure import Bench, Measured, Paired, chosen_share, rate_of
 from benchmarks.load.plan import Phase
 from benchmarks.sidecar.contestants import BARE, CONTESTANTS, SIDECAR, TENSORS, Surroundings
+from serve.up import BESIDE_RANKER_NICENESS
 from triton_models.errors import BenchmarkError
 from triton_models.server import EmbeddedServer
 
@@ -45,7 +48,10 @@ def measure_latency(bench: Bench, machine: Mapping[str, Any]) -> Measured:
 
 
 def replayed(bench: Bench) -> list[Paired]:
-    """P1: the ranker on another machine; open loop at half the saturation rate, and closed loop."""
+    """P1: the ranker on another machine; open loop at half the saturation rate, and closed loop.
+
+    Beside it, at the same rate, what the second call alone adds to a bare application.
+    """
     s, found = bench.settings, []
     for host in s.hosts:
         with bench.replayed_ranker() as ranker, bench.sidecar(host, ranker=ranker, name=f"p1-{host}") as at:
@@ -56,7 +62,29 @@ def replayed(bench: Bench) -> list[Paired]:
                 found.append(
                     bench.paired(at, part="P1", title=title, saturation=saturation, callers=s.closed_callers)
                 )
+        if host == "ray" and not s.quick:
+            found.append(_second_call(bench, saturation))
     return found
+
+
+def _second_call(bench: Bench, saturation: Saturation) -> Paired:
+    """The bare application with its call to the value network and without, at P1's rate of the sidecar."""
+    m = bench.materials
+    if m.repository is None:
+        raise BenchmarkError("p1 needs a value network, not a stand-in")
+    with (
+        bench.replayed_ranker() as ranker,
+        EmbeddedServer(m.repository, niceness=BESIDE_RANKER_NICENESS) as value,
+    ):
+        around = Surroundings(
+            materials=m, folder=bench.folder / "p1-bare", value=value.grpc_address, ranker=ranker
+        )
+        with CONTESTANTS[BARE](around) as at:
+            paired = bench.paired(
+                at, part="P1", title=f"{BARE}, its second call", saturation=saturation, bare=True
+            )
+    # Not a share of its own saturation rate: the target is the sidecar's.
+    return replace(paired, share=None)
 
 
 def shared(bench: Bench) -> list[Paired]:

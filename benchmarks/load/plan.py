@@ -47,7 +47,7 @@ class Phase:
     seed: int = 0
     """Phases of equal seed, rate and length have the same arrivals and the same bodies."""
     bare: bool = False
-    """The target answers items and scores only."""
+    """The target answers items, scores and source only."""
     unique: bool = False
     """Put the number of the request before its id, so that no two are the same: needed wherever requests are
     told apart afterwards, or explore. Without it equal phases send equal bytes."""

@@ -1,4 +1,4 @@
-"""The baseline of P3: a bare uvicorn application that makes the sidecar's two calls, and nothing else.
+"""The baseline of P1 and P3: a bare uvicorn application that makes the sidecar's two calls, and nothing else.
 
 ``u(s,x;w) = Σ_i w_i h_i(s,x)`` with the weights of the value network (arXiv 2605.16344, Eq. 1), the top k
 of it as JSON. What any such application must do is done, with the same code where the work is the same
@@ -8,7 +8,9 @@ answers, no budget, no breaker, no cap, no metrics, no log, no policy, no framew
 
     python -m benchmarks.sidecar.bare --surface FILE --triton HOST:PORT --ranker HOST:PORT --port 8100
 
-It takes the body of the sidecar's ``POST /v1/rank``, at any path, and answers ``items`` and ``scores``.
+It takes the body of the sidecar's ``POST /v1/rank``, at any path, and answers ``items``, ``scores`` and
+``source``. With ``"control": false`` it makes one call, the ranker's, and blends with production weights:
+the difference is what a second call costs whoever makes it.
 
 Shape legend: n candidates, H heads, k served.
 """
@@ -66,16 +68,25 @@ class BareApplication:
         await send({"type": "http.response.body", "body": answer})
 
     async def rank(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Two calls at the same time, blend, cut."""
+        """Two calls at the same time, or the ranker's alone; blend, cut."""
         tensors = encode_state(self._surface, request["state"])
-        candidates = request["candidates"]
-        weights_W, scores_nH = await asyncio.gather(self._choose(tensors), self._score(tensors, candidates))
+        candidates, control = request["candidates"], request.get("control", True)
+        if control:
+            weights_W, scores_nH = await asyncio.gather(
+                self._choose(tensors), self._score(tensors, candidates)
+            )
+        else:
+            weights_W, scores_nH = self._surface.production, await self._score(tensors, candidates)
         weights_H = np.concatenate([weights_W, self._fixed])
         utility_n = scores_nH @ weights_H
         k = min(request.get("k", 25), len(candidates))
         best_k = np.argpartition(-utility_n, k - 1)[:k]
         best_k = best_k[np.argsort(-utility_n[best_k], kind="stable")]
-        return {"items": [candidates[i] for i in best_k.tolist()], "scores": utility_n[best_k].tolist()}
+        return {
+            "items": [candidates[i] for i in best_k.tolist()],
+            "scores": utility_n[best_k].tolist(),
+            "source": "value_network" if control else "production",
+        }
 
     def _open(self) -> tuple[Any, Any]:
         if self._clients is None:

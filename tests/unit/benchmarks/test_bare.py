@@ -42,8 +42,22 @@ def test_the_baseline_ranks_as_the_sidecar_does() -> None:
         answer = (await AsgiClient(application).post("/v1/rank", body())).json()
         async with rig() as r:
             expected = await r.rank()
-        assert {name: expected[name] for name in ("items", "scores")} == answer
+        assert {name: expected[name] for name in ("items", "scores", "source")} == answer
         assert value.inputs[-1] == "scalarization"
         assert ranker.inputs == ["user_embedding", "context", "candidate_ids"]
+
+    asyncio.run(main())
+
+
+def test_without_the_control_it_makes_one_call_and_takes_production_weights() -> None:
+    async def main() -> None:
+        application = BareApplication(SURFACE, triton="unused:1", ranker="unused:2")
+        value, ranker = FakeTriton(None), FakeTriton(ascending_scores(range(10), 4)[np.newaxis])
+        application._clients = (value, ranker)
+        answer = (await AsgiClient(application).post("/v1/rank", body(control=False))).json()
+        async with rig() as r:
+            expected = await r.rank(control=False)
+        assert {name: expected[name] for name in ("items", "scores", "source")} == answer
+        assert not value.inputs
 
     asyncio.run(main())
