@@ -63,38 +63,40 @@ def replayed(bench: Bench) -> list[Paired]:
                     bench.paired(at, part="P1", title=title, saturation=saturation, callers=s.closed_callers)
                 )
         if host == "ray" and not s.quick:
-            found.append(_second_call(bench, saturation))
+            with bench.replayed_ranker() as ranker:
+                found.append(_second_call(bench, ranker, "P1", saturation, s.share))
     return found
 
 
-def _second_call(bench: Bench, saturation: Saturation) -> Paired:
-    """The bare application with its call to the value network and without, at P1's rate of the sidecar."""
+def _second_call(bench: Bench, ranker: str, part: str, saturation: Saturation, share: float) -> Paired:
+    """The bare application with its call to the value network and without, at a rate of the sidecar's."""
     m = bench.materials
     if m.repository is None:
-        raise BenchmarkError("p1 needs a value network, not a stand-in")
-    with (
-        bench.replayed_ranker() as ranker,
-        EmbeddedServer(m.repository, niceness=BESIDE_RANKER_NICENESS) as value,
-    ):
-        around = Surroundings(
-            materials=m, folder=bench.folder / "p1-bare", value=value.grpc_address, ranker=ranker
-        )
+        raise BenchmarkError(f"{part.lower()} needs a value network, not a stand-in")
+    with EmbeddedServer(m.repository, niceness=BESIDE_RANKER_NICENESS) as value:
+        folder = bench.folder / f"{part.lower()}-bare"
+        around = Surroundings(materials=m, folder=folder, value=value.grpc_address, ranker=ranker)
         with CONTESTANTS[BARE](around) as at:
-            paired = bench.paired(
-                at, part="P1", title=f"{BARE}, its second call", saturation=saturation, bare=True
-            )
+            title = f"{BARE}, its second call"
+            paired = bench.paired(at, part=part, title=title, saturation=saturation, share=share, bare=True)
     # Not a share of its own saturation rate: the target is the sidecar's.
     return replace(paired, share=None)
 
 
 def shared(bench: Bench) -> list[Paired]:
-    """P2: ranker, value network, sidecar and load on the same cores."""
+    """P2: ranker, value network, sidecar and load on the same cores.
+
+    Beside it, at the lowest rate, what the second call alone adds to a bare application.
+    """
     s, found = bench.settings, []
     with bench.sidecar("ray", ranker=None, name="p2") as at:
         saturation = bench.saturation(at, "p2")
         for share in s.shares:
             title = f"all on these cores, {share:.0%} of saturation"
             found.append(bench.paired(at, part="P2", title=title, saturation=saturation, share=share))
+    if bench.materials.ranker_repository is not None:
+        with EmbeddedServer(bench.materials.ranker_repository) as ranker:
+            found.append(_second_call(bench, ranker.grpc_address, "P2", saturation, min(s.shares)))
     return found
 
 
