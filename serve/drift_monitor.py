@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry
 
+from serve.assignment import Assignment
 from serve.config import SidecarConfig
 from serve.decide import Decision
 from serve.drift import (
@@ -41,7 +42,7 @@ from serve.drift_answers import DriftMetrics
 from serve.drift_policy import chooses, promise_of, static_of
 from serve.drift_store import Kept, MemoryReferences, References, StoredReferences
 from serve.policies import Policies
-from serve.policy import STATIC, Assignment
+from serve.policy import STATIC
 from serve.policy_keeper import PolicyKeeper
 from serve.policy_rules import Change
 from triton_models.errors import PolicyConflictError, PutsError, StoreError

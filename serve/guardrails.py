@@ -27,8 +27,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
+from serve.assignment import Assignment
 from serve.decide import Decision, Reason
-from serve.policy import Assignment, Guardrails, Id, Number, Policy
+from serve.policy import Guardrails, Id, Number, Policy
 from triton_models.surface import FiniteFloat
 
 NETWORK_REASONS: frozenset[Reason] = frozenset(

@@ -10,20 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from serve.assignment import EMPTY, Assignment, CompiledPolicy, assign, configured_policy, take
 from serve.config import SidecarConfig
 from serve.decide import Decision, OperatingPoint
 from serve.guardrails import RampWatch
 from serve.metrics import Metrics
-from serve.policy import (
-    EMPTY,
-    Activation,
-    Assignment,
-    CompiledPolicy,
-    Policy,
-    assign,
-    configured_policy,
-    take,
-)
+from serve.policy import Activation, Policy
 from serve.requests import WeightsRequest
 from triton_models.surface import Surface
 

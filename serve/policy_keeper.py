@@ -21,10 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from serve.assignment import CompiledPolicy
 from serve.config import SidecarConfig
 from serve.guardrails import BUCKETS, Breach
 from serve.policies import Now, Policies, Snapshot
-from serve.policy import Activation, CompiledPolicy, Policy
+from serve.policy import Activation, Policy
 from serve.policy_rules import Change, Return, read_frontier, review
 from serve.policy_store import InForce, PolicyStore
 from serve.secrets import read_secret

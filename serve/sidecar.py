@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from serve.assignment import Assignment
 from serve.blend import Blend, top_k
 from serve.breaker import Event
 from serve.clients import (
@@ -48,7 +49,6 @@ from serve.fanout import Call, Clock
 from serve.links import ServerLink, ValueLinks
 from serve.metrics import Metrics
 from serve.policies import Policies
-from serve.policy import Assignment
 from serve.policy_keeper import PolicyKeeper
 from serve.rankers import Failure, Question, Rankers
 from serve.requests import RankRequest, WeightsRequest

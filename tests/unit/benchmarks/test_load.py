@@ -10,7 +10,7 @@ from benchmarks.commands.locust import check_host
 from benchmarks.load.checks import check_ranking, check_weights
 from benchmarks.load.samples import Samples, difference, summarize
 from benchmarks.load.traffic import Mix, as_tensors, numbered, prepare, request_bodies
-from serve.policy import CompiledPolicy
+from serve.assignment import CompiledPolicy
 from tests.support.surfaces import small_surface
 from tests.unit.serve.test_policy import policy
 from triton_models.errors import BenchmarkError

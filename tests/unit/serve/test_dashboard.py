@@ -60,7 +60,9 @@ def test_every_metric_of_the_sidecar_is_on_the_dashboard() -> None:
         family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry.collect()
     }
     asked = " ".join(promql for _, promql in queries())
-    assert {name for name in names if name not in asked} == set(), "give it a panel in serve/dashboard.py"
+    assert {name for name in names if name not in asked} == set(), (
+        "give it a panel in serve/dashboard_panels.py"
+    )
 
 
 def test_queries_name_metrics_of_the_sidecar() -> None:

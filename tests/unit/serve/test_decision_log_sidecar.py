@@ -6,9 +6,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from serve.assignment import CompiledPolicy
 from serve.fakes import FakeValueClient
 from serve.policies import CONFIGURED, Snapshot
-from serve.policy import CompiledPolicy, Policy
+from serve.policy import Policy
 from tests.support.decisions import read_log
 from tests.unit.serve.support import STATE, SURFACE, Rig, config, rig
 from triton_models.errors import UpstreamUnavailableError

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve.assignment import Assignment
 from serve.decide import Decision
 from serve.drift import (
     MOST_CANDIDATES,
@@ -42,7 +43,6 @@ from serve.drift_answers import DriftState
 from serve.drift_monitor import DriftMonitor
 from serve.drift_policy import promise_of
 from serve.fakes import FakeRankerClient, FakeValueClient
-from serve.policy import Assignment
 from tests.support.frontiers import frontier_data
 from tests.unit.serve.support import STATE, SURFACE, Rig, rig
 from tests.unit.serve.test_policy_api import KNEE, apply, get, post, settings, until

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve.assignment import Assignment
 from serve.decide import REASONS, Reason, production, static
 from serve.guardrails import MetricReport, RampWatch, Tally, Window, breach
-from serve.policy import Assignment, Guardrails, parse
+from serve.policy import Guardrails, parse
 from tests.unit.serve.support import SURFACE
 from tests.unit.serve.test_policy import RAMP, TWO, policy
 from triton_models.errors import PolicyError

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from serve.assignment import CompiledPolicy
 from serve.decide import OperatingPoint
 from serve.fakes import FakeRankerClient
 from serve.policies import Activation, Snapshot
-from serve.policy import CompiledPolicy
 from serve.schema import RankAnswer
 from tests.unit.serve.support import STATE, SURFACE, Rig, body, config, rig
 from tests.unit.serve.test_policy import DAY, RAMP, TWO, policy

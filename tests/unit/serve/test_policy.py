@@ -10,17 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.policy import (
-    EMPTY,
-    Bucket,
-    CompiledPolicy,
-    Exploration,
-    Policy,
-    PolicyBody,
-    assign,
-    parse,
-    take,
-)
+from serve.assignment import EMPTY, Bucket, CompiledPolicy, assign, take
+from serve.policy import Exploration, Policy, PolicyBody, parse
 from tests.unit.serve.support import SURFACE
 from triton_models.errors import PolicyError
 
