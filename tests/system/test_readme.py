@@ -105,9 +105,12 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def sidecar(steps: Path, port: int) -> Iterator[None]:
     log = steps / "serve.log"
+    # Another test may have both cores for a second; that the ranker's time is limited is tested elsewhere.
+    (steps / "patient.yaml").write_text("ranker: {timeout_ms: 10000}\n", encoding="utf-8")
+    command = BLOCKS["serve"].replace("8000", str(port)).strip() + " --config patient.yaml"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["bash", "-c", "exec " + BLOCKS["serve"].replace("8000", str(port)).strip()],
+            ["bash", "-c", f"exec {command}"],
             cwd=steps,
             stdout=output,
             stderr=subprocess.STDOUT,
