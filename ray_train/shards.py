@@ -170,11 +170,8 @@ def stream(reader: CleanReader, units: tuple[Unit, ...], *, rows: int | None, se
     """
     inside = reader.units(units)
     known = sum(unit.rows for unit in inside)
-    tasks = tuple((unit,) for unit in inside)
     share = 1.0 if rows is None else min(1.0, rows / max(known, 1))
-    encode = EncodeTask(reader=reader, tasks=tasks, share=share, seed=seed)
-    for number in range(len(tasks)):
-        yield from encode.slices(number)
+    yield from EncodeTask(reader=reader, tasks=(inside,), share=share, seed=seed).slices(0)
 
 
 def read_blocks(shard: ray.data.DataIterator) -> Iterator[Arrays]:

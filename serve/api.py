@@ -17,7 +17,7 @@ from serve.config import SidecarConfig
 from serve.context import CURRENT
 from serve.drift_api import add_drift
 from serve.guard import Guard, trace_of
-from serve.hot_path import Handler, HotPath
+from serve.hot_path import RANK, WEIGHTS, Handler, HotPath
 from serve.metrics import CONTENT_TYPE
 from serve.openapi import request_body
 from serve.openapi_tensors import TENSOR_ANSWER, with_tensors
@@ -180,7 +180,7 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
         return response
 
     @app.post(
-        "/v1/rank",
+        RANK,
         response_model=RankAnswer,
         responses=ERROR_ANSWERS | RANKER_ERRORS | {200: TENSOR_ANSWER},
         openapi_extra=with_tensors(request_body(RankBody, config), config, ranks=True),
@@ -190,7 +190,7 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
         return await answer(request, "rank")
 
     @app.post(
-        "/v1/weights",
+        WEIGHTS,
         response_model=WeightsAnswer,
         responses=ERROR_ANSWERS,
         openapi_extra=with_tensors(request_body(WeightsBody, config), config, ranks=False),
@@ -199,7 +199,7 @@ def _add_serving(app: FastAPI, config: SidecarConfig, handlers: dict[str, Handle
         """State → weights only, for those who blend in their own ranker."""
         return await answer(request, "weights")
 
-    handlers["/v1/rank"], handlers["/v1/weights"] = rank, weights
+    handlers[RANK], handlers[WEIGHTS] = rank, weights
 
 
 def _add_operations(app: FastAPI) -> None:

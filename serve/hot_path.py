@@ -13,6 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from fastapi import Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+RANK, WEIGHTS = "/v1/rank", "/v1/weights"
+HOT_ROUTES = frozenset({RANK, WEIGHTS})
+"""On the path of every page."""
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 

@@ -22,11 +22,10 @@ import asyncio
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve.hot_path import HOT_ROUTES
+
 CALLBACK = "serve.ray_ingress:middlewares"
 """For ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``, which Ray reads in the replica."""
-
-STRAIGHT = frozenset({"/v1/rank", "/v1/weights"})
-"""On the path of every page."""
 
 UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
 
@@ -63,7 +62,7 @@ class Ingress:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve, or hand on with Ray's header set whatever the caller says of it: of two the last counts."""
         if scope["type"] == "http":
-            if _handed_over is not None and scope["path"] in STRAIGHT:
+            if _handed_over is not None and scope["path"] in HOT_ROUTES:
                 await _handed_over.serve(scope, receive, send)
                 return
             scope["headers"] = [*scope["headers"], UNWATCHED]

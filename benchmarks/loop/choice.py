@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from benchmarks.demo import default_operating_point
 from ray_train.pareto import NON_DEGRADING
+from serve.policy import STATIC
 from triton_models.frontier import Frontier
 from triton_models.runs import RunVerdict
-
-STATIC = "static"
 
 
 @dataclass(frozen=True, kw_only=True)
