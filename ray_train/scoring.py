@@ -35,6 +35,7 @@ from ray_train.rows import Reason, bad_rows
 from ray_train.served_network import ServedNetwork
 from ray_train.sweep import ScoredRows
 from triton_models.errors import PutsError
+from triton_models.network_config import NetworkConfig
 from triton_models.surface import Surface
 from triton_models.tensors import state_specs
 
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MICRO_BATCH_CELLS = 1 << 13
-"""Rows x actions per forward pass: activations of the backbone stay within the processor's caches."""
+MICRO_BATCH_FLOATS = 1 << 20
+"""Activations of one backbone layer per forward pass: they stay within the processor's caches."""
 
 Progress = Callable[[int], None]
 """Told the number of rows of the window that have been scored so far."""
@@ -181,7 +182,7 @@ def score_states(
 
     names = [spec.name for spec in state_specs(surface)]
     rows = len(arrays[names[0]])
-    step = max(1, MICRO_BATCH_CELLS // surface.num_actions)
+    step = micro_batch_rows(surface, network)
     scalarization = torch.as_tensor(scalarization_PM, dtype=torch.float32, device=device)
     points = len(scalarization_PM)
     chosen_nX = np.empty((rows, points * (2 if finer else 1)), dtype=np.int16)
@@ -200,6 +201,16 @@ def score_states(
             if basis:
                 coefficient_nX[part] = basis.coefficients(q_BAM.cpu().numpy()).reshape(-1, width)
     return chosen_nX, coefficient_nX
+
+
+def micro_batch_rows(surface: Surface, network: ValueNetwork | ServedNetwork) -> int:
+    """Rows per forward pass; every member of a committee has activations of its own."""
+    from triton_models.network import ValueNetwork
+
+    # A served network's activations lie elsewhere; what is bounded for it is memory.
+    config = network.config if isinstance(network, ValueNetwork) else NetworkConfig()
+    members = config.members if config.action_head == "committee" else 1
+    return max(1, MICRO_BATCH_FLOATS // (surface.num_actions * members * config.backbone_width))
 
 
 def _vectors(values_nX: npt.NDArray[Any]) -> pa.FixedSizeListArray:

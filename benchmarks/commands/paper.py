@@ -37,6 +37,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add("--ablation-seeds", type=int, default=3, help="so many of the seeds have an ablation")
     add("--truth-requests", type=int, default=4000, help="requests that the ablation is valued on")
     add("--candidates", type=int, default=240, help="candidates per request")
+    add("--users", type=int, default=20_000, help="users of a world; more traffic mostly means more of them")
+    add(
+        "--beside",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="finished runs with more or fewer requests, whose correlations are shown beside",
+    )
     parser.set_defaults(command=run)
 
 
@@ -44,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     """Make the parts that are missing, write and show the report.
 
     Raises:
-        BenchmarkError: impossible settings, or parts of other settings in the folder.
+        BenchmarkError: impossible settings, parts of other settings in the folder, nothing to show beside.
     """
     import torch
     from pydantic import ValidationError
@@ -59,6 +68,6 @@ def run(options: argparse.Namespace) -> None:
     except ValidationError as error:
         raise BenchmarkError(f"these settings do not work: {describe_validation_error(error)}") from error
     torch.set_num_threads(1)
-    text = run_paper(settings, options.out, say)
+    text = run_paper(settings, options.out, say, options.beside)
     say(text.rstrip())
     say(f"written: {options.out}/paper.html, paper.md, paper.json, frontiers/")

@@ -193,6 +193,60 @@ def expected(
 
 
 @_compiled
+def serve(
+    head_nHC: Array,
+    weight_VH: Array,
+    vector_nP: Array,
+    topic_nC: Array,
+    ratio_nH: Array,
+    exam_K: Array,
+    satiation: float,
+    uniform_nKH: Array,
+) -> tuple[Array, Array]:
+    """Serve request i by weight vector ``vector_nP[i, p]``: expected outcomes and drawn engagements.
+
+    Policies that give a request the same vector share its slate, its chances and its engagements.
+
+    Returns:
+        expected outcomes [n, P, OUTCOMES] float64; engagements of each kind [n, P, H] int32.
+    """
+    n, policies = vector_nP.shape
+    slots = exam_K.shape[0]
+    expected_nPO = np.empty((n, policies, OUTCOMES), dtype=np.float64)
+    count_nPH = np.zeros((n, policies, HEADS), dtype=np.int32)
+    best = np.empty(slots, dtype=np.int32)
+    value = np.empty(slots, dtype=np.float32)
+    utility = np.empty(head_nHC.shape[2], dtype=np.float32)
+    none = np.empty(HEADS, dtype=np.float64)
+    server = np.empty(weight_VH.shape[0], dtype=np.int64)
+    for i in range(n):
+        server[:] = -1
+        for p in range(policies):
+            v = vector_nP[i, p]
+            if server[v] >= 0:
+                expected_nPO[i, p] = expected_nPO[i, server[v]]
+                count_nPH[i, p] = count_nPH[i, server[v]]
+                continue
+            server[v] = p
+            _top(head_nHC[i], weight_VH[v], utility, best, value)
+            none[:] = 1.0
+            for j in range(slots):
+                seen = exam_K[j]
+                for earlier in range(j):
+                    if topic_nC[i, best[earlier]] == topic_nC[i, best[j]]:
+                        seen *= satiation
+                for h in range(HEADS):
+                    chance = seen * min(head_nHC[i, h, best[j]] * ratio_nH[i, h], MAX_PROBABILITY)
+                    none[h] *= 1.0 - chance
+                    if uniform_nKH[i, j, h] < np.float32(chance):
+                        count_nPH[i, p, h] += 1
+            for h in range(HEADS):
+                expected_nPO[i, p, h] = 1.0 - none[h]
+            expected_nPO[i, p, HEADS] = (1.0 - none[REPIN] * none[P2P] * none[CLICK]) * none[HIDE]
+    return expected_nPO, count_nPH
+
+
+@_compiled
 def count_engagements(chance_nKH: Array, uniform_nKH: Array) -> Array:
     """Sampled engagements of each kind, [n, H] int32."""
     n, slots, heads = chance_nKH.shape

@@ -38,7 +38,13 @@ GROUP_TENSORS: dict[Group, tuple[str, ...]] = {
 
 def make_world(settings: PaperSettings, seed: int) -> World:
     """The home feed of one seed, with the settings' log."""
-    config = WorldConfig(seed=seed, requests=settings.requests, days=DAYS, candidates=settings.candidates)
+    config = WorldConfig(
+        seed=seed,
+        requests=settings.requests,
+        days=DAYS,
+        candidates=settings.candidates,
+        users=settings.users,
+    )
     return World(config, load_surface(SURFACE))
 
 
@@ -63,14 +69,14 @@ def logged_rows(world: World, first: int, count: int) -> Arrays:
 def outcomes(
     world: World, counts: npt.NDArray[Any], session: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float32]:
-    """Sampled engagements → clipped rewards and metrics, [n, R], in the order of ``world.outcomes``."""
+    """Engagements [..., 5] → clipped rewards and metrics [..., R], in the order of ``world.outcomes``."""
     surface = world.surface
-    columns = [counts[:, c.EVENTS.index(name)] > 0 for name in surface.objectives]
+    columns = [counts[..., c.EVENTS.index(name)] > 0 for name in surface.objectives]
     columns += [
-        session > 0 if name == "successful_session" else counts[:, c.EVENTS.index(name)] > 0
+        session > 0 if name == "successful_session" else counts[..., c.EVENTS.index(name)] > 0
         for name in surface.metrics
     ]
-    return np.stack(columns, axis=1).astype(np.float32)
+    return np.stack(columns, axis=-1).astype(np.float32)
 
 
 def fitted(surface: Surface, rows: Arrays, *, learner: str, seed: int) -> ValueNetwork:

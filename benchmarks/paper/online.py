@@ -108,17 +108,14 @@ def _serve(
     world: World, batch: RequestBatch, chosen_nP: npt.NDArray[np.int16], static: Sequence[FloatArray]
 ) -> tuple[FloatArray, FloatArray]:
     """Drawn and expected outcomes of production, operating points and static vectors, [n, P, R] each."""
-    production = world.surface.production
-    every_nAR = world.expected_rewards(batch)
-    rows = np.arange(len(batch))
-    weights = [production, *world.surface.actions[chosen_nP.T], *static]
-    sampled = [outcomes(world, *world.engage(batch, world.slates(batch, w))) for w in weights]
-    expected = [
-        world.expected_rewards(batch, weights=production),
-        *(every_nAR[rows, chosen] for chosen in chosen_nP.T),
-        *(world.expected_rewards(batch, weights=vector) for vector in static),
-    ]
-    return np.stack(sampled, axis=1), np.stack(expected, axis=1)
+    surface, actions = world.surface, world.surface.num_actions
+    vector_VW = np.stack([*surface.actions, surface.production, *static])
+    vector_nP = np.empty((len(batch), 1 + chosen_nP.shape[1] + len(static)), dtype=np.int64)
+    vector_nP[:, 0] = actions
+    vector_nP[:, 1 : 1 + chosen_nP.shape[1]] = chosen_nP
+    vector_nP[:, 1 + chosen_nP.shape[1] :] = actions + 1 + np.arange(len(static))
+    expected_nPR, counts, session = world.serve(batch, vector_VW, vector_nP)
+    return outcomes(world, counts, session).astype(np.float64), expected_nPR
 
 
 def treated(seed: int, policy: int, users: int) -> npt.NDArray[np.bool_]:

@@ -153,6 +153,7 @@ def _correlation(
             "online": [pearson(off_PM[:, m], tested.lift_PR[which, m]) for m in range(objectives)],
             "online_interval": interval_M2.tolist(),
             "truth": [pearson(off_PM[:, m], true.lift_PR[which, m]) for m in range(objectives)],
+            "tests": [pearson(tested.lift_PR[which, m], true.lift_PR[which, m]) for m in range(objectives)],
             "error": [float(np.abs(off_PM[:, m] - true.lift_PR[which, m]).mean()) for m in range(objectives)],
         }
     return found

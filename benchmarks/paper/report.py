@@ -12,6 +12,7 @@ from benchmarks.paper import feed_pictures, pictures, tables
 from benchmarks.paper.findings import Finding, findings
 from benchmarks.paper.parts import Part
 from benchmarks.paper.settings import PaperSettings
+from benchmarks.paper.sizes import RunOfSize, by_size
 from benchmarks.paper.summary import Summary, summarize
 from triton_models.files import write_atomically, write_json
 
@@ -32,21 +33,28 @@ ABOUT = (
 
 
 def write_report(
-    folder: Path, settings: PaperSettings, points: list[Part], feeds: list[Part], ablations: list[Part]
+    folder: Path,
+    settings: PaperSettings,
+    points: list[Part],
+    feeds: list[Part],
+    ablations: list[Part],
+    beside: Sequence[RunOfSize] = (),
 ) -> str:
-    """Write the three files.
+    """Write the three files; runs of other sizes are shown beside this one's correlations.
 
     Returns:
         The Markdown.
     """
     summary = summarize(points, feeds, ablations)
     found = findings(summary)
-    blocks = _blocks(summary, points, feeds[0])
+    data = _json(settings, summary, found)
+    sizes = by_size([RunOfSize.model_validate(data), *beside], summary.objectives) if beside else []
+    blocks = _blocks(summary, points, feeds[0], sizes)
     about = _settings_line(settings, points)
     text = _markdown(found, blocks, about)
     write_atomically(folder / "paper.md", text)
     write_atomically(folder / "paper.html", _page(found, blocks, about))
-    write_json(folder / "paper.json", _json(settings, summary, found))
+    write_json(folder / "paper.json", data)
     return text
 
 
@@ -55,14 +63,15 @@ def _settings_line(settings: PaperSettings, points: Sequence[Part]) -> str:
     return (
         f"Worlds (seeds) {seeds}; each with {settings.requests:,} logged requests explored uniformly, of "
         f"which {settings.train_rows:,} train ({settings.learner}) and {points[0]['holdout_rows']:,} are the "
-        f"hold-out ({points[0]['estimator']}); {settings.test_requests:,} new requests for each A/B test. "
+        f"hold-out ({points[0]['estimator']}); {settings.test_requests:,} new requests for each A/B test; "
+        f"{settings.users:,} users. "
         "Intervals in brackets are 95 %: by user in one world, Student's over worlds where it says means. "
         "Lifts in % over production. A/B: half of the users each, sampled engagement; truth: the feed's own "
         "expectation of what was served, on the same requests as production."
     )
 
 
-def _blocks(summary: Summary, points: list[Part], feed: Part) -> list[Block]:
+def _blocks(summary: Summary, points: list[Part], feed: Part, sizes: list[str]) -> list[Block]:
     first = points[0]
     return [
         (
@@ -83,7 +92,7 @@ def _blocks(summary: Summary, points: list[Part], feed: Part) -> list[Block]:
         (
             "Offline against online",
             [pictures.offline_online(points, m, f"scatter{m}") for m in range(len(summary.objectives))],
-            ["\n".join(tables.correlations(summary, points))],
+            ["\n".join(table) for table in (tables.correlations(summary, points), sizes) if table],
             "Brackets: Student's interval over worlds by way of Fisher's z.",
         ),
         (

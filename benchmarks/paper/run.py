@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,19 +12,27 @@ from benchmarks.paper.parts import Part, part
 from benchmarks.paper.points import points_part
 from benchmarks.paper.report import write_report
 from benchmarks.paper.settings import GROUPS, Kind, PaperSettings
+from benchmarks.paper.sizes import read_run
 
 Say = Callable[[str], None]
 
 
-def run_paper(settings: PaperSettings, folder: Path, say: Say) -> str:
+def run_paper(settings: PaperSettings, folder: Path, say: Say, beside: Sequence[Path] = ()) -> str:
     """Make what is missing in ``folder/parts``, then the report of all of it.
+
+    Args:
+        settings: of this run.
+        folder: where parts and report lie.
+        say: takes a line of progress.
+        beside: folders of finished runs of other sizes, to show beside.
 
     Returns:
         The report as Markdown.
 
     Raises:
-        BenchmarkError: a part is damaged or was made with other settings.
+        BenchmarkError: a part is damaged or was made with other settings; no finished run to show beside.
     """
+    others = [read_run(other) for other in beside]
     parts = _Parts(settings, folder / "parts", say)
     feeds = [parts.get("feed", f"{seed}", partial(feed_part, settings, seed)) for seed in settings.seeds]
     points = [
@@ -36,7 +44,7 @@ def run_paper(settings: PaperSettings, folder: Path, say: Say) -> str:
         for seed in settings.seeds[: settings.ablation_seeds]
         for group in GROUPS
     ]
-    return write_report(folder, settings, points, feeds, ablations)
+    return write_report(folder, settings, points, feeds, ablations, others)
 
 
 class _Parts:

@@ -21,17 +21,18 @@ Group = Literal["all", "user", "history", "context"]
 GROUPS: tuple[Group, ...] = ("all", "user", "history", "context")
 Kind = Literal["feed", "points", "ablation"]
 _DEPENDS: dict[Kind, tuple[str, ...]] = {
-    "feed": ("requests", "test_requests", "candidates"),
+    "feed": ("requests", "test_requests", "candidates", "users"),
     "points": (
         "requests",
         "test_requests",
         "candidates",
+        "users",
         "learner",
         "points",
         "alpha_min",
         "alpha_max",
     ),
-    "ablation": ("requests", "candidates", "learner", "ablation_requests", "truth_requests"),
+    "ablation": ("requests", "candidates", "users", "learner", "ablation_requests", "truth_requests"),
 }
 """Fields of the settings that a kind of part depends on."""
 OPERATING_POINTS = ("repin-leaning", "balanced", "p2p-leaning")
@@ -59,6 +60,8 @@ class PaperSettings(BaseModel):
     alpha_max: Annotated[float, Field(ge=0, le=1)] = 0.52
     points: Annotated[int, Field(ge=8, le=200)] = 25
     candidates: Annotated[int, Field(ge=25, le=5000)] = 240
+    users: Annotated[int, Field(ge=1000, le=2_000_000)] = 20_000
+    """Who the requests come from, and who is shared out between the arms of an A/B test."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

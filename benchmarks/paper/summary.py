@@ -18,6 +18,8 @@ from triton_models.files import or_null
 
 SIDES = ("offline", "online", "truth")
 SETS = ("sweep", "near", "tested")
+CORRELATED = ("online", "truth", "tests")
+"""Offline and A/B, offline and truth, A/B and truth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class Summary:
     static_weights: dict[tuple[str, str], Mean]
     """By (operating point, head)."""
     correlation: dict[tuple[str, str, str], Mean]
-    """By (set of points, online or truth, objective)."""
+    """By (set of points, one of :data:`CORRELATED`, objective)."""
     error: dict[tuple[str, str], Mean]
     """Mean absolute error of offline lifts against the truth, by (set of points, objective)."""
     better: Mean
@@ -116,7 +118,7 @@ def summarize(points: Sequence[Part], feeds: Sequence[Part], ablations: Sequence
         correlation={
             (name, side, objective): _correlation(part["correlation"][name][side][m] for part in points)
             for name in SETS
-            for side in ("online", "truth")
+            for side in CORRELATED
             for m, objective in enumerate(objectives)
         },
         error={

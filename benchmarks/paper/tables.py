@@ -36,7 +36,8 @@ def over_worlds(mean: Mean) -> str:
     return lift(mean.value, mean.interval)
 
 
-def _table(head: list[str], rows: list[list[str]]) -> Lines:
+def markdown(head: list[str], rows: list[list[str]]) -> Lines:
+    """A table's lines."""
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
@@ -69,7 +70,7 @@ def table_1(part: Part) -> Lines:
                 found = part["groups"][EVERYBODY][side]
                 row.append(lift(found["lift"][p][r], found["interval"][p][r]))
         rows.append(row)
-    return _table(head, rows)
+    return markdown(head, rows)
 
 
 def table_1_means(summary: Summary) -> Lines:
@@ -93,7 +94,7 @@ def table_1_means(summary: Summary) -> Lines:
             cells = {"offline": lift(offline), "online": lift(online), "truth": "–"}
             theirs += [cells[side] for side in _sides(name, summary)]
         rows += [ours, theirs]
-    return _table(head, rows)
+    return markdown(head, rows)
 
 
 def correlations(summary: Summary, points: list[Part]) -> Lines:
@@ -122,7 +123,7 @@ def correlations(summary: Summary, points: list[Part]) -> Lines:
                     paper,
                 ]
             )
-    return _table(head, rows)
+    return markdown(head, rows)
 
 
 def _r(mean: Mean) -> str:
@@ -151,7 +152,7 @@ def table_2(summary: Summary) -> Lines:
         for cohort in summary.cohorts
         for label in OPERATING_POINTS
     ]
-    return _table(head, rows)
+    return markdown(head, rows)
 
 
 def table_3(summary: Summary) -> Lines:
@@ -184,7 +185,7 @@ def table_3(summary: Summary) -> Lines:
     for who, figures in (("personalized", published.PERSONALIZED), ("static", published.MATCHED_STATIC)):
         cells = [cell for value in figures for cell in (lift(value), "–")]
         rows.append(["paper", who, "– / 11.83", *cells])
-    return _table(head, rows)
+    return markdown(head, rows)
 
 
 def ablation(summary: Summary) -> Lines:
@@ -193,7 +194,7 @@ def ablation(summary: Summary) -> Lines:
     for group, mean in summary.ablation.items():
         spread = "–" if mean.interval is None else f"[{_share(mean.interval[0])}, {_share(mean.interval[1])}]"
         rows.append([group, _share(mean.value), spread, ", ".join(_share(value) for value in mean.worlds)])
-    return _table(["features in", "captured", "interval", "worlds"], rows)
+    return markdown(["features in", "captured", "interval", "worlds"], rows)
 
 
 def _share(value: float) -> str:

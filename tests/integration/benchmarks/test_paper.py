@@ -51,3 +51,5 @@ def test_two_tiny_worlds_from_log_to_page(tmp_path: Path, capfd: pytest.CaptureF
     assert run(tmp_path, test_requests=1024) == 2
     error = capfd.readouterr().err
     assert "another test_requests" in error and error.count("\n") == 1
+    assert run(tmp_path, users=1500) == 2
+    assert "another users" in capfd.readouterr().err

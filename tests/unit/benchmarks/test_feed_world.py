@@ -136,6 +136,21 @@ def test_logged_rewards_agree_with_their_expectation(world: World) -> None:
         assert abs(seen.mean() - exact[:, column].mean()) < 4.5 * error
 
 
+def test_policies_served_together_get_what_each_gets_alone(world: World) -> None:
+    batch = world.requests(5500, 700)  # in the log and after it
+    vector_VW = np.concatenate([world.surface.actions[[0, 13, 48]], [world.surface.production, [55.5, 3.3]]])
+    vector_nP = np.random.default_rng(2).integers(0, len(vector_VW), (len(batch), 6))
+    vector_nP[:, 5] = 4
+    expected, counts, session = world.serve(batch, vector_VW, vector_nP)
+    assert len({*map(tuple, counts[:, :5].reshape(-1, 5).tolist())}) > 10
+    for p in range(6):
+        weights = vector_VW[vector_nP[:, p]]
+        alone = world.engage(batch, world.slates(batch, weights))
+        np.testing.assert_array_equal(counts[:, p], alone[0])
+        np.testing.assert_array_equal(session[:, p], alone[1])
+        np.testing.assert_allclose(expected[:, p], world.expected_rewards(batch, weights=weights), rtol=1e-12)
+
+
 def test_slates_are_the_top_of_utility(world: World) -> None:
     batch = world.requests(40, 5)
     weights = np.array([[91.6, 9.1], [10, 30], [200, 1], [10, 1], [50, 20]])

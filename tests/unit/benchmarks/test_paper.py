@@ -20,6 +20,7 @@ from benchmarks.paper.parts import part
 from benchmarks.paper.points import nulls
 from benchmarks.paper.report import write_report
 from benchmarks.paper.settings import PaperSettings, operating_points
+from benchmarks.paper.sizes import read_run
 from benchmarks.paper.summary import Summary, summarize
 from triton_models.errors import BenchmarkError
 
@@ -187,6 +188,7 @@ def made_up_part(seed: int, *, sign: float = 1.0) -> dict[str, Any]:
         "online": [0.99, 0.99],
         "online_interval": [[0.9, 1.0]] * 2,
         "truth": [0.99, 0.99],
+        "tests": [0.98, 0.97],
         "error": [0.01, 0.01],
     }
     return {
@@ -268,3 +270,27 @@ def test_the_report_shows_the_papers_figures_beside_ours(tmp_path: Path) -> None
     data = json.loads((tmp_path / "paper.json").read_text(encoding="utf-8"))
     assert data["correlation"]["sweep / online / repin"]["mean"] == pytest.approx(0.99)
     assert data["findings"][0]["verdict"] == "reproduced"
+
+
+def test_a_run_with_more_traffic_is_shown_beside(tmp_path: Path) -> None:
+    write_report(tmp_path / "small", PaperSettings(seeds=(1, 2)), *made_up())
+    large = PaperSettings(seeds=(1, 2), requests=1_000_000, users=100_000)
+    text = write_report(tmp_path / "large", large, *made_up(), [read_run(tmp_path / "small")])
+    rows = [line.split(" | ") for line in text.splitlines() if "00,000 (" in line]
+    assert [row[0] for row in rows] == ["| 200,000 (20,000)"] * 4 + ["| 1,000,000 (100,000)"] * 4
+    # repin over the whole sweep: offline and A/B, offline and truth, A/B and truth
+    assert rows[0][2:] == [
+        "the whole sweep",
+        "repin",
+        *(f"{r} [{r},\u00a0{r}]" for r in ("0.9900", "0.9900")),
+        "0.9800 [0.9800,\u00a00.9800] |",
+    ]
+    assert "(100,000)" in (tmp_path / "large" / "paper.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"settings": {}}'])
+def test_what_is_no_run_is_not_shown_beside(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "paper.json").write_text(content, encoding="utf-8")
+    with pytest.raises(BenchmarkError, match=r"paper\.json"):
+        read_run(tmp_path)
