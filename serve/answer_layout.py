@@ -12,22 +12,12 @@ and lengths in these places, is the same message with other bytes; any other is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
-Output = tuple[str, tuple[int, ...], bytes]
-"""Datatype, shape, content."""
-
-
-class Answer(NamedTuple):
-    """What is read of a ``ModelInferResponse``."""
-
-    version: str
-    """Of the model that answered; empty where the server does not say."""
-    outputs: dict[str, Output]
-
+from serve.wire import Answer
 
 LAYOUTS = 256
 """Sizes of answers of which the layout is kept."""

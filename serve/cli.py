@@ -24,7 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _add_up(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     up = subparsers.add_parser("up", help="run the sidecar in the foreground, with the servers it needs")
     value = up.add_mutually_exclusive_group()
-    value.add_argument("--triton", metavar="HOST:PORT", help="gRPC address of the value network's Triton")
+    value.add_argument(
+        "--triton",
+        metavar="ADDRESS",
+        help="of the value network's Triton: HOST:PORT is gRPC, http://HOST:PORT is HTTP",
+    )
     value.add_argument("--repository", type=Path, help="model repository: start a tritonserver for it")
     up.add_argument(
         "--value-network-niceness",
@@ -34,7 +38,11 @@ def _add_up(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "the machine (default: 2 beside a ranker, else 0)",
     )
     ranker = up.add_mutually_exclusive_group()
-    ranker.add_argument("--ranker", metavar="HOST:PORT", help="gRPC address of the ranker (KServe v2)")
+    ranker.add_argument(
+        "--ranker",
+        metavar="ADDRESS",
+        help="of the ranker (KServe v2): HOST:PORT is gRPC, http://HOST:PORT is HTTP",
+    )
     ranker.add_argument("--ranker-repository", type=Path, help="start another tritonserver for the ranker")
     surface = up.add_mutually_exclusive_group()
     surface.add_argument("--surface", type=Path, help="control surface (YAML); default: the repository's")

@@ -1,4 +1,4 @@
-"""The seam to the outside: two tiny protocols, and their adapters to KServe v2 over gRPC (serve.transport).
+"""The seam to the outside: two tiny protocols, and their adapters to KServe v2 (serve.channel).
 
 Foreign errors become :class:`UpstreamUnavailableError` (nobody answered) or
 :class:`UpstreamInvalidError` (something answered, and it was not an answer). Fakes are in
@@ -15,17 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from serve.channel import InferenceChannel
 from serve.config import RankerConfig, ValueNetworkConfig
 from serve.decide import ValueAnswer
-from serve.transport import (
-    Headers,
-    InferenceChannel,
-    InputSpec,
-    bytes_tensor,
-    raw_input,
-    raw_input_mark,
-    request_prefix,
-)
+from serve.wire import Headers, InputSpec, Template, bytes_tensor
 from triton_models.encoding import StateTensors
 from triton_models.errors import UpstreamInvalidError
 from triton_models.surface import FloatArray, Surface
@@ -43,8 +36,8 @@ NO_HEADERS: Headers = {}
 VALUE_OUTPUTS = ("weights", "action", "values")
 """Triton ships only what is asked for: action_values stays on the server."""
 
-PREFIXES = 1024
-"""Numbers of candidates, or of states, for which the start of a request is kept."""
+TEMPLATES = 1024
+"""Numbers of candidates, or of states, for which what stays the same of a request is kept."""
 
 _SAMPLED = frozenset("13579bdf")
 """Last digit of a ``traceparent`` whose sampled flag is set."""
@@ -117,28 +110,9 @@ class RankerClient(Protocol):
         """Give the connection back."""
 
 
-class Content:
-    """A state tensor's entry in a request. Its size is known, so only its bytes are new each time."""
-
-    def __init__(self, spec: TensorSpec) -> None:
-        self._dtype = spec.dtype
-        self._size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
-        self._mark = raw_input_mark(self._size)
-
-    def array(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The tensor as something that can be joined to bytes."""
-        return np.ascontiguousarray(value, dtype=self._dtype)
-
-    def of(self, value: npt.NDArray[Any]) -> tuple[bytes, npt.NDArray[Any]]:
-        """What stands before it, and the tensor."""
-        array = self.array(value)
-        mark = self._mark if array.nbytes == self._size else raw_input_mark(array.nbytes)
-        return mark, array
-
-    def of_many(self, values: Sequence[npt.NDArray[Any]]) -> list[Any]:
-        """What stands before all of them in one tensor, and they."""
-        arrays = [self.array(value) for value in values]
-        return [raw_input_mark(sum(array.nbytes for array in arrays)), *arrays]
+def contiguous(spec: TensorSpec, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A state tensor as something that can be joined to bytes."""
+    return np.ascontiguousarray(value, dtype=spec.dtype)
 
 
 class TritonValueClient(InferenceChannel):
@@ -146,15 +120,13 @@ class TritonValueClient(InferenceChannel):
 
     def __init__(self, surface: Surface, config: ValueNetworkConfig, address: str) -> None:
         super().__init__(address, config.model, config.rpc_timeout_s, config.tls)
-        *state, scalarization = input_specs(surface)
         self._inputs = input_specs(surface)
-        self._state = [(spec.name, Content(spec)) for spec in state]
-        self._scalarization = Content(scalarization)
-        self._prefix = lru_cache(maxsize=PREFIXES)(self._make_prefix)
+        *self._state, self._scalarization = self._inputs
+        self._template = lru_cache(maxsize=TEMPLATES)(self._make_template)
 
-    def _make_prefix(self, rows: int) -> bytes:
+    def _make_template(self, rows: int) -> Template:
         inputs = [InputSpec(s.name, s.datatype, (rows, *s.shape)) for s in self._inputs]
-        return request_prefix(self.model, inputs, VALUE_OUTPUTS)
+        return self.wire.template(inputs, VALUE_OUTPUTS)
 
     async def choose(
         self, tensors: StateTensors, scalarization_M: FloatArray, headers: Headers
@@ -176,12 +148,10 @@ class TritonValueClient(InferenceChannel):
             UpstreamInvalidError: an error, or tensors that are not the contract's, came back.
         """
         rows = len(questions)
-        parts: list[Any] = [self._prefix(rows)]
-        for name, content in self._state:
-            parts += content.of_many([question.tensors[name] for question in questions])
-        parts += self._scalarization.of_many([question.scalarization_M for question in questions])
+        contents = [[contiguous(spec, q.tensors[spec.name]) for q in questions] for spec in self._state]
+        contents.append([contiguous(self._scalarization, q.scalarization_M) for q in questions])
         headers = questions[0].headers if rows == 1 else NO_HEADERS
-        version, tensors = await self.infer(b"".join(parts), VALUE_OUTPUTS, headers)
+        version, tensors = await self.infer(self._template(rows).filled(contents), VALUE_OUTPUTS, headers)
         weights, action, values = tensors
         fits = all(array.ndim == 2 and len(array) == rows for array in (weights, values))
         if action.size != rows or action.dtype.kind not in "iu" or not fits:
@@ -203,12 +173,12 @@ class TritonRankerClient(InferenceChannel):
         self._config = config
         self._state_inputs = ranker_state_inputs(surface, config)
         self._specs = {spec.name: spec for spec in input_specs(surface)}
-        self._state = [(state, Content(self._specs[state])) for state in self._state_inputs]
+        self._state = [self._specs[state] for state in self._state_inputs]
         self._num_heads = len(config.heads or surface.heads)
         self._outputs = (config.output,)
-        self._prefix = lru_cache(maxsize=PREFIXES)(self._make_prefix)
+        self._template = lru_cache(maxsize=TEMPLATES)(self._make_template)
 
-    def _make_prefix(self, num_candidates: int) -> bytes:
+    def _make_template(self, num_candidates: int) -> Template:
         batch = (1,) if self._config.batched else ()
         inputs = [
             InputSpec(name, self._specs[state].datatype, (*batch, *self._specs[state].shape))
@@ -220,7 +190,7 @@ class TritonRankerClient(InferenceChannel):
             InputSpec(name, feature.datatype, (*shape, *feature.shape))
             for name, feature in self._config.candidate_inputs.items()
         )
-        return request_prefix(self._config.model, inputs, self._outputs)
+        return self.wire.template(inputs, self._outputs)
 
     async def score(
         self,
@@ -235,12 +205,11 @@ class TritonRankerClient(InferenceChannel):
             UpstreamUnavailableError: nobody answers.
             UpstreamInvalidError: an error, a wrong shape, or NaN came back.
         """
-        parts: list[Any] = [self._prefix(len(candidates))]
-        for name, content in self._state:
-            parts += content.of(tensors[name])
-        parts.append(raw_input(self._candidates(candidates)))
-        parts += (raw_input(features[name]) for name in self._config.candidate_inputs)
-        _, (scores,) = await self.infer(b"".join(parts), self._outputs, headers)
+        contents: list[list[Any]] = [[contiguous(spec, tensors[spec.name])] for spec in self._state]
+        contents.append([self._candidates(candidates)])
+        contents += ([features[name]] for name in self._config.candidate_inputs)
+        request = self._template(len(candidates)).filled(contents)
+        _, (scores,) = await self.infer(request, self._outputs, headers)
         if self._config.batched and scores.ndim == 3 and len(scores) == 1:
             scores = scores[0]
         if scores.shape != (len(candidates), self._num_heads):

@@ -17,8 +17,15 @@ from triton_models.errors import ConfigurationError, PutsError, ScalarizationErr
 from triton_models.surface import Surface, describe_validation_error, load_surface, load_yaml
 from triton_models.tensors import VALUE_NETWORK, state_specs
 
-Address = Annotated[str, Field(pattern=r"^[^\s/]+:[0-9]{1,5}$")]
-"""``host:port`` of a KServe v2 gRPC endpoint."""
+Address = Annotated[str, Field(pattern=r"^(https?://)?[^\s/]+:[0-9]{1,5}$")]
+"""A KServe v2 endpoint: ``host:port`` of gRPC; or ``http://host:port`` (``https://``: with TLS) of HTTP with
+the binary tensor extension, as Triton has it."""
+
+
+def is_http(address: str) -> bool:
+    """Whether an address is of HTTP; else it is of gRPC."""
+    return address.startswith(("http://", "https://"))
+
 
 STATE_TENSORS = ("user_embedding", "history_embedding", "history_action", "history_age_s", "context")
 
@@ -34,10 +41,10 @@ class _Frozen(BaseModel):
 
 
 class ClientTlsConfig(_Frozen):
-    """TLS towards a gRPC server. Paths of PEM files, read when the channel is made."""
+    """TLS towards a server. Paths of PEM files, read when the connection's settings are made."""
 
     root_certificates: str | None = None
-    """Whom to trust; None: gRPC's own list."""
+    """Whom to trust; None: gRPC's own list, of HTTP the system's."""
     certificate: str | None = None
     """Ours, where the server asks for one (mutual TLS)."""
     private_key: str | None = None
@@ -55,7 +62,7 @@ class ValueNetworkConfig(_Frozen):
     """Where the value network answers, and how long a request waits for it."""
 
     addresses: Annotated[tuple[Address, ...], Field(min_length=1)]
-    """gRPC endpoints, used in turn; each is checked for the surface on its own."""
+    """Endpoints, used in turn; each is checked for the surface on its own."""
     model: str = VALUE_NETWORK
     budget_ms: Milliseconds = 10.0
     """The sidecar's own wait, from the start of the request's calls. Nothing is cancelled when it ends."""
@@ -80,6 +87,7 @@ class ValueNetworkConfig(_Frozen):
 
     @model_validator(mode="after")
     def _budget_inside_deadline(self) -> Self:
+        _tls_fits(self.addresses, self.tls)
         if self.budget_ms >= self.rpc_timeout_s * 1000:
             raise ValueError(
                 f"budget_ms {self.budget_ms} must be below rpc_timeout_s {self.rpc_timeout_s} "
@@ -126,6 +134,7 @@ class RankerConfig(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        _tls_fits(self.addresses, self.tls)
         if self.timeout_ms > self.rpc_timeout_s * 1000:
             raise ValueError(f"timeout_ms {self.timeout_ms} is above rpc_timeout_s {self.rpc_timeout_s}")
         taken = {self.candidates_input, *STATE_TENSORS} & set(self.candidate_inputs)
@@ -198,6 +207,12 @@ class Limits(_Frozen):
     """Names and values together."""
     body_timeout_s: Seconds = 10.0
     """From the first look at a body to its end: a trickling one must not hold a place for ever."""
+
+
+def _tls_fits(addresses: tuple[str, ...], tls: ClientTlsConfig | None) -> None:
+    clear = [address for address in addresses if address.startswith("http://")]
+    if tls is not None and clear:
+        raise ValueError(f"tls is configured, and {clear[0]} is in the clear; say https://")
 
 
 def _as_surface(value: object) -> object:

@@ -15,7 +15,7 @@ import numpy as np
 
 from serve.clients import NO_FEATURES, Features, Scores, ValueQuestion
 from serve.decide import ValueAnswer
-from serve.transport import Headers
+from serve.wire import Headers
 from triton_models.encoding import StateTensors
 from triton_models.surface import FloatArray, Surface
 

@@ -22,7 +22,7 @@ from serve.tensor_body import (
     expected_tensors,
     tensor_request,
 )
-from serve.transport import DTYPES, bytes_tensor
+from serve.wire import DTYPES, bytes_tensor
 
 Schema = dict[str, Any]
 

@@ -24,7 +24,7 @@ from serve.clients import Features, RankerClient, Scores
 from serve.config import RankerConfig
 from serve.fanout import Call, Clock, Lane
 from serve.metrics import Metrics
-from serve.transport import Headers
+from serve.wire import Headers
 from triton_models.encoding import StateTensors
 from triton_models.errors import UpstreamError, UpstreamRefusedError, UpstreamUnavailableError
 

@@ -52,7 +52,7 @@ from serve.policies import Policies
 from serve.policy_keeper import PolicyKeeper
 from serve.rankers import Failure, Question, Rankers
 from serve.requests import RankRequest, WeightsRequest
-from serve.transport import Headers
+from serve.wire import Headers
 from triton_models.encoding import StateTensors, encode_state
 from triton_models.errors import (
     RequestError,

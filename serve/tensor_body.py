@@ -43,7 +43,7 @@ import orjson
 
 from serve.config import Limits, RankerConfig, SidecarConfig
 from serve.requests import RankRequest, WeightsRequest, rank_request, shown, weights_request
-from serve.transport import DTYPES, bytes_tensor
+from serve.wire import DTYPES, bytes_tensor
 from triton_models.errors import RequestError, RequestMalformedError, RequestTooLargeError
 from triton_models.surface import Surface
 

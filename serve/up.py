@@ -65,11 +65,11 @@ def run_up(options: argparse.Namespace) -> int:
             if niceness is None:
                 niceness = BESIDE_RANKER_NICENESS if early.ranker or options.ranker_repository else 0
             server = _start_server(stack, options, options.repository, "value_network", niceness)
-            data["value_network"]["addresses"] = [server.grpc_address]
+            data["value_network"]["addresses"] = [f"http://{server.http_address}"]
             metrics["value_network"] = f"http://{server.metrics_address}/metrics"
         if options.ranker_repository:
             server = _start_server(stack, options, options.ranker_repository, "ranker")
-            data["ranker"]["addresses"] = [server.grpc_address]
+            data["ranker"]["addresses"] = [f"http://{server.http_address}"]
             metrics["ranker"] = f"http://{server.metrics_address}/metrics"
         config = SidecarConfig.from_dict(data)
         asyncio.run(_check_surface(config))
@@ -133,7 +133,10 @@ def _start_server(
     say(f"starting tritonserver for {name} from {repository} ...")
     server = stack.enter_context(EmbeddedServer(repository, log_path=log_path, niceness=niceness))
     stack.enter_context(Supervisor(server))
-    say(f"tritonserver for {name}: gRPC {server.grpc_address}, metrics {server.metrics_address}")
+    say(
+        f"tritonserver for {name}: HTTP {server.http_address}, gRPC {server.grpc_address}, "
+        f"metrics {server.metrics_address}"
+    )
     return server
 
 

@@ -24,7 +24,8 @@ from benchmarks.fuzz.mutate import spoilt
 from serve.clients import VALUE_OUTPUTS, TritonRankerClient, TritonValueClient, ValueQuestion
 from serve.config import RankerConfig, ValueNetworkConfig
 from serve.decide import ValueAnswer, decide
-from serve.transport import DTYPES
+from serve.grpc_wire import GrpcWire
+from serve.wire import DTYPES
 from triton_models.errors import UpstreamError
 from triton_models.surface import Surface
 from triton_models.tensors import state_specs
@@ -74,7 +75,8 @@ class Answers:
         self._value, self._ranker = value, ranker
         self._answer = b""
         for client in (value, ranker):
-            client._infer = self._given
+            assert isinstance(client.wire, GrpcWire)  # noqa: S101
+            client.wire.call = self._given
         self._tensors = {s.name: np.zeros(s.shape, s.dtype) for s in state_specs(surface)}
         self._lambda_M = surface.scalarization([1.0] * len(surface.objectives))
 

@@ -29,7 +29,7 @@ from serve.decide import ValueAnswer
 from serve.fakes import FakeRankerClient, FakeValueClient
 from serve.logs import LogConfig, line_handler
 from serve.sidecar import Sidecar
-from serve.transport import Headers
+from serve.wire import Headers
 from triton_models.encoding import StateTensors
 from triton_models.errors import BenchmarkError, UpstreamUnavailableError
 from triton_models.surface import Surface

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from serve.tensor_body import LENGTH_HEADER, MEDIA_TYPE, tensor_request
-from serve.transport import DTYPES, bytes_tensor
+from serve.wire import DTYPES, bytes_tensor
 
 Described = dict[str, Any]
 Tensor = tuple[str, str, list[int], bytes]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def _second_call(bench: Bench, ranker: str, part: str, saturation: Saturation, s
         raise BenchmarkError(f"{part.lower()} needs a value network, not a stand-in")
     with EmbeddedServer(m.repository, niceness=BESIDE_RANKER_NICENESS) as value:
         folder = bench.folder / f"{part.lower()}-bare"
-        around = Surroundings(materials=m, folder=folder, value=value.grpc_address, ranker=ranker)
+        around = _surroundings(bench, folder, value, ranker)
         with CONTESTANTS[BARE](around) as at:
             title = f"{BARE}, its second call"
             paired = bench.paired(at, part=part, title=title, saturation=saturation, share=share, bare=True)
@@ -114,12 +115,7 @@ def capacities(
     with ExitStack() as stack:
         ranker = stack.enter_context(bench.replayed_ranker())
         value = stack.enter_context(EmbeddedServer(m.repository))
-        around = Surroundings(
-            materials=m,
-            folder=bench.folder / "p3",
-            value=value.grpc_address,
-            ranker=ranker,
-        )
+        around = _surroundings(bench, bench.folder / "p3", value, ranker)
         running = {}
         for name, begin_one in CONTESTANTS.items():
             bench.say(f"p3: starting {name}")
@@ -146,6 +142,16 @@ def capacities(
     if wrong:
         bench.say(f"p3: {wrong} of {len(records)} requests failed: {records.counts('problem')}")
     return {name: tuple(values) for name, values in rates.items()}, chosen, callers, wrong
+
+
+def _surroundings(bench: Bench, folder: Path, value: EmbeddedServer, ranker: str) -> Surroundings:
+    return Surroundings(
+        materials=bench.materials,
+        folder=folder,
+        value=value.grpc_address,
+        value_http=f"http://{value.http_address}",
+        ranker=ranker,
+    )
 
 
 def _turns(bench: Bench, running: Mapping[str, str], callers: int) -> tuple[list[str], list[Phase]]:

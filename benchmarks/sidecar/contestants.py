@@ -20,6 +20,9 @@ SIDECAR = "sidecar"
 ALONE = "sidecar, no shared calls"
 """Each request makes the same two calls as in the bare application; as shipped, several share one."""
 
+GRPC = "sidecar, value network over gRPC"
+"""As the bare application asks it, and a sidecar whose value network is elsewhere."""
+
 TENSORS = "sidecar, request as tensors"
 """The same sidecar, asked in the binary form."""
 
@@ -35,6 +38,8 @@ class Surroundings:
     folder: Path
     value: str
     """gRPC address of the value network."""
+    value_http: str
+    """The same over HTTP, as ``serve up`` asks a value network that it started."""
     ranker: str
 
 
@@ -64,6 +69,12 @@ def _alone(s: Surroundings) -> Iterator[str]:
 
 
 @contextmanager
+def _grpc(s: Surroundings) -> Iterator[str]:
+    with ray_sidecar(s.folder / "grpc", _arguments(s, value=s.value)) as stack:
+        yield stack.address
+
+
+@contextmanager
 def _proxy(s: Surroundings) -> Iterator[str]:
     """Ray's defaults: the request enters through its HTTP proxy."""
     environment = {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}
@@ -75,7 +86,7 @@ def _proxy(s: Surroundings) -> Iterator[str]:
 def _plain(s: Surroundings) -> Iterator[str]:
     config = {
         "surface": s.materials.surface.to_dict(),
-        "value_network": {"addresses": [s.value], **PATIENT},
+        "value_network": {"addresses": [s.value_http], **PATIENT},
         "ranker": {"addresses": [s.ranker]},
     }
     with plain_sidecar(s.folder / "plain", config) as address:
@@ -83,19 +94,23 @@ def _plain(s: Surroundings) -> Iterator[str]:
 
 
 def _arguments(
-    s: Surroundings, name: str = "patient", changes: Mapping[str, object] = MappingProxyType({})
+    s: Surroundings,
+    name: str = "patient",
+    changes: Mapping[str, object] = MappingProxyType({}),
+    value: str | None = None,
 ) -> list[str]:
     config = s.folder / f"{name}.yaml"
     s.folder.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump({"value_network": {**PATIENT, **changes}}), encoding="utf-8")
     arguments = ["--surface", str(s.materials.surface_file), "--config", str(config)]
-    return [*arguments, "--triton", s.value, "--ranker", s.ranker]
+    return [*arguments, "--triton", value or s.value_http, "--ranker", s.ranker]
 
 
 CONTESTANTS: Mapping[str, Start] = {
     BARE: _bare,
     SIDECAR: _direct,
     ALONE: _alone,
+    GRPC: _grpc,
     "sidecar, plain uvicorn": _plain,
     "sidecar, Ray's default proxy": _proxy,
 }

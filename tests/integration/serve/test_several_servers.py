@@ -97,14 +97,16 @@ def test_states_that_share_a_call_get_the_answers_they_get_alone(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("way", ["grpc", "http"])
 def test_one_of_two_is_stopped_continued_killed_and_replaced(
-    servers: list[EmbeddedServer], homefeed: Surface
+    servers: list[EmbeddedServer], homefeed: Surface, way: str
 ) -> None:
+    addresses = [s.grpc_address if way == "grpc" else f"http://{s.http_address}" for s in servers]
     config = SidecarConfig.from_dict(
         {
             "surface": homefeed.to_dict(),
             "value_network": {
-                "addresses": [server.grpc_address for server in servers],
+                "addresses": addresses,
                 "budget_ms": BUDGET_MS,
             },
             "ranker": {"addresses": ["fake:1"]},
@@ -149,8 +151,11 @@ def test_one_of_two_is_stopped_continued_killed_and_replaced(
             await load.until(lambda: second.breaker.admits, BACK_WITHIN_S)
             assert (await load.one())["reason"] is None
             text = (await client.get("/metrics")).body.decode()
-            labels = f'address="{servers[1].grpc_address}",upstream="value_network"'
+            labels = f'address="{addresses[1]}",upstream="value_network"'
             assert f"puts_breaker_state{{{labels}}} 0.0" in text
             assert 'to="open",upstream="value_network"' in text
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    finally:
+        servers[0].restart()

@@ -59,7 +59,7 @@ def test_a_reader_that_trusts_its_layout_too_far_is_found(monkeypatch: pytest.Mo
 
 def test_a_client_whose_errors_are_not_ours_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     with answers(SURFACE) as cases:
-        monkeypatch.setattr("serve.transport.mapped", lambda error, who: error)
+        monkeypatch.setattr("serve.grpc_wire.GrpcWire.mapped", lambda self, error, who: error)
         found = findings(run(cases, 300))
     assert any("no UpstreamError" in text for text in found)
 

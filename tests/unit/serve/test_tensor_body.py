@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from serve.config import RankerConfig
 from serve.schema import ErrorAnswer
 from serve.tensor_body import LENGTH_HEADER, MEDIA_TYPE
-from serve.transport import bytes_tensor
+from serve.wire import bytes_tensor
 from tests.unit.serve.asgi import Answer
 from tests.unit.serve.support import STATE, Rig, body, config, rig
 

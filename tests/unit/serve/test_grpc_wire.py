@@ -14,18 +14,10 @@ from pydantic import ValidationError
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc._utils import _get_inference_request
 
-from serve.answer_layout import AnswerReader, layout_of
+from serve.answer_layout import AnswerReader, layout_of, varint
 from serve.config import ClientTlsConfig
-from serve.transport import (
-    DTYPES,
-    InputSpec,
-    _array,
-    bytes_tensor,
-    open_channel,
-    raw_input,
-    request_prefix,
-    varint,
-)
+from serve.grpc_wire import GrpcTemplate, open_channel
+from serve.wire import DTYPES, InputSpec, array_of, bytes_tensor
 from triton_models.errors import ConfigurationError, UpstreamInvalidError
 
 KINDS = sorted(DTYPES)
@@ -38,15 +30,17 @@ KINDS = sorted(DTYPES)
 def test_a_request_is_the_one_that_tritonclient_makes(
     tensors: list[tuple[str, list[int]]], words: list[str]
 ) -> None:
-    specs, contents, inputs = [], [], []
+    specs: list[InputSpec] = []
+    contents: list[list[Any]] = []
+    inputs: list[Any] = []
     for number, (datatype, shape) in enumerate(tensors):
         array = np.arange(int(np.prod(shape))).reshape(shape).astype(DTYPES[datatype])
         specs.append(InputSpec(f"input{number}", datatype, tuple(shape)))
-        contents.append(raw_input(array.tobytes()))
+        contents.append([array])
         tensor = triton_grpc.InferInput(f"input{number}", shape, datatype)
         inputs.append(tensor.set_data_from_numpy(array))
     specs.append(InputSpec("words", "BYTES", (len(words),)))
-    contents.append(raw_input(bytes_tensor(words)))
+    contents.append([bytes_tensor(words)])
     tensor = triton_grpc.InferInput("words", [len(words)], "BYTES")
     inputs.append(tensor.set_data_from_numpy(np.array([word.encode() for word in words], dtype=np.object_)))
     theirs = _get_inference_request(
@@ -62,8 +56,8 @@ def test_a_request_is_the_one_that_tritonclient_makes(
         timeout=None,
         parameters=None,
     )
-    ours = service_pb2.ModelInferRequest.FromString(b"".join([request_prefix("m", specs, ["y"]), *contents]))
-    assert ours == theirs
+    template = GrpcTemplate("m", specs, ["y"])
+    assert service_pb2.ModelInferRequest.FromString(template.filled(contents)) == theirs
 
 
 @given(
@@ -132,7 +126,7 @@ def test_varint(value: int) -> None:
 )
 def test_an_output_that_is_not_what_it_says(datatype: str, shape: list[int], raw: bytes) -> None:
     with pytest.raises(UpstreamInvalidError, match="at here: output y"):
-        _array("m at here", "y", datatype, shape, raw)
+        array_of("m at here", "y", (datatype, tuple(shape), raw))
 
 
 @pytest.mark.parametrize("changes", [{"certificate": "a.pem"}, {"private_key": "a.key"}, {"x": 1}])
