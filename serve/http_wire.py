@@ -27,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -130,6 +130,11 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         """Whether it can carry a call."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a call is under way."""
+        return self._answer is not None
 
     def ask(self, request: bytes, timeout_s: float) -> asyncio.Future[Response]:
         """Send a request; its answer is to come, or a :class:`ConnectionError` or :class:`TimeoutError`."""
@@ -242,6 +247,8 @@ class HttpWire:
         self._server_name = (tls.server_name if tls else None) or self._host
         self._host_line = f"Host: {url.netloc}\r\n".encode()
         self._infer_line = self._first_lines("POST", "/infer")
+        self.connect: Callable[[], Awaitable[Connection]] = self._connect
+        """Makes one more; what stands in for a server in rehearsals takes its place."""
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
@@ -300,7 +307,8 @@ class HttpWire:
             connection = self._unused()
             used_before = connection is not None
             if connection is None:
-                connection = await self._connect()
+                connection = await self.connect()
+                self._all.add(connection)
             try:
                 response = await connection.ask(request, timeout_s)
             except StaleConnectionError:
@@ -332,7 +340,6 @@ class HttpWire:
             _, connection = await asyncio.get_running_loop().create_connection(
                 Connection, self._host, self._port, ssl=self._tls, server_hostname=server_name
             )
-        self._all.add(connection)
         return connection
 
 
@@ -348,7 +355,10 @@ def read_answer(response: Response) -> Answer:
     outputs: dict[str, Output] = {}
     begin = response.json_size
     for output in said["outputs"]:
-        end = begin + output["parameters"]["binary_data_size"]
+        size = output["parameters"]["binary_data_size"]
+        if size < 0:
+            raise ValueError(f"a tensor of {size} bytes")
+        end = begin + size
         outputs[output["name"]] = (output["datatype"], tuple(output["shape"]), response.body[begin:end])
         begin = end
     if begin != len(response.body):

@@ -1,13 +1,15 @@
-"""TLS towards the model servers: real handshakes with a gRPC server on loopback."""
+"""TLS towards the model servers: real handshakes on loopback, over gRPC and over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import orjson
 import pytest
 from tritonclient.grpc import service_pb2_grpc
 
@@ -48,8 +50,46 @@ async def serving(server: Certificate, trusts: Path) -> tuple[Any, str]:
     return grpc_server, f"127.0.0.1:{port}"
 
 
+async def serving_https(server: Certificate, trusts: Path) -> tuple[Any, str]:
+    """The same over HTTP."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server.certificate, server.private_key)
+    context.load_verify_locations(trusts)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                await reader.readexactly(int(head.lower().split("content-length: ")[-1].split("\r\n")[0]))
+                scores = {"scores": np.zeros((1, 2, 4), dtype=np.float32)}
+                writer.write(http_answer(scores if "/ranker/" in head else GOOD))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    https = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context)
+    return https, f"https://127.0.0.1:{https.sockets[0].getsockname()[1]}"
+
+
+def http_answer(arrays: dict[str, Any]) -> bytes:
+    outputs = [
+        {
+            "name": name,
+            "datatype": "INT64" if array.dtype == np.int64 else "FP32",
+            "shape": array.shape,
+            "parameters": {"binary_data_size": array.nbytes},
+        }
+        for name, array in arrays.items()
+    ]
+    json = orjson.dumps({"model_version": "1", "outputs": outputs})
+    body = b"".join((json, *(array.tobytes() for array in arrays.values())))
+    sizes = f"Inference-Header-Content-Length: {len(json)}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return f"HTTP/1.1 200 OK\r\n{sizes}".encode() + body
+
+
+@pytest.mark.parametrize("way", ["grpc", "https"])
 def test_mutual_tls_and_what_is_refused(
-    ours: Authority, server_certificate: Certificate, tmp_path: Path
+    ours: Authority, server_certificate: Certificate, tmp_path: Path, way: str
 ) -> None:
     client = ours.sign("sidecar", "DNS:sidecar.internal")
     stranger = Authority(tmp_path, "stranger").sign("sidecar", "DNS:sidecar.internal")
@@ -72,7 +112,8 @@ def test_mutual_tls_and_what_is_refused(
     ]
 
     async def main() -> None:
-        server, address = await serving(server_certificate, ours.certificate)
+        begin = serving if way == "grpc" else serving_https
+        server, address = await begin(server_certificate, ours.certificate)
         tensors = encode_state(SURFACE, STATE)
         tls = ClientTlsConfig.model_validate(good)
         network = ValueNetworkConfig(addresses=(address,), tls=tls)
@@ -88,6 +129,9 @@ def test_mutual_tls_and_what_is_refused(
             await outsider.close()
         await value.close()
         await ranker.close()
-        await server.stop(None)
+        if way == "grpc":
+            await server.stop(None)
+        else:
+            server.close()
 
     asyncio.run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from benchmarks.fuzz.isolated import isolated
 from benchmarks.fuzz.loaders import LoaderCases
 from benchmarks.fuzz.log_files import LogFilesCases
 from benchmarks.fuzz.mutate import altered, spoilt
-from serve.answer_layout import Answer, Layout
+from serve.answer_layout import Layout
+from serve.http_wire import Response
+from serve.wire import Answer, InputSpec
 from tests.support.surfaces import small_surface
 from triton_models.errors import BenchmarkError, FrontierError
 from triton_models.surface import Surface
@@ -38,12 +41,15 @@ def outcomes(verdicts: list[Verdict], kind: str) -> set[str]:
 
 def test_answers_that_are_spoilt_are_errors_or_what_they_say() -> None:
     with answers(SURFACE) as cases:
-        found = run(cases, 3000)
+        found = run(cases, 4000)
     assert findings(found) == []
     for who in ("value network", "ranker"):
-        assert outcomes(found, f"{who}: honest") == {"answered"}
-        assert outcomes(found, f"{who}: bytes") >= {"answered", "UpstreamInvalidError"}
-    assert "fallback" in outcomes(found, "value network: numbers")
+        for way in ("gRPC", "HTTP"):
+            assert outcomes(found, f"{who}, {way}: honest") == {"answered"}
+            assert outcomes(found, f"{who}, {way}: bytes") >= {"answered", "UpstreamInvalidError"}
+        assert outcomes(found, f"{who}, HTTP: status") == {"UpstreamRefusedError", "UpstreamUnavailableError"}
+    for way in ("gRPC", "HTTP"):
+        assert "fallback" in outcomes(found, f"value network, {way}: numbers")
 
 
 def test_a_reader_that_trusts_its_layout_too_far_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +61,22 @@ def test_a_reader_that_trusts_its_layout_too_far_is_found(monkeypatch: pytest.Mo
     with answers(SURFACE) as cases:
         found = findings(run(cases, 3000))
     assert any("does not say" in text or "believed" in text for text in found)
+
+
+def test_a_reader_that_does_not_look_at_the_sizes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(response: Response) -> Answer:
+        said, at = json.loads(response.body[: response.json_size]), response.json_size or 0
+        outputs = {}
+        for output in said["outputs"]:
+            end = at + (InputSpec("", output["datatype"], tuple(output["shape"])).size or 0)
+            outputs[output["name"]] = (output["datatype"], tuple(output["shape"]), response.body[at:end])
+            at = end
+        return Answer("1", outputs)
+
+    monkeypatch.setattr("serve.http_wire.read_answer", careless)
+    with answers(SURFACE) as cases:
+        found = findings(run(cases, 3000))
+    assert any("HTTP" in text and "believed" in text for text in found)
 
 
 def test_a_client_whose_errors_are_not_ours_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
