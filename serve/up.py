@@ -59,6 +59,7 @@ def run_up(options: argparse.Namespace) -> int:
             Access(early.access)
         stack.enter_context(ray_running(early, ray_address=options.ray_address))
         stack.enter_context(stop.installed())  # Ray put handlers of its own in place
+        tools: dict[str, str] = {}
         if options.repository:
             # Beside a ranker its answer has time; the ranker and the sidecar on the same cores have none.
             niceness = options.value_network_niceness
@@ -67,16 +68,18 @@ def run_up(options: argparse.Namespace) -> int:
             server = _start_server(stack, options, options.repository, "value_network", niceness)
             data["value_network"]["addresses"] = [f"http://{server.http_address}"]
             metrics["value_network"] = f"http://{server.metrics_address}/metrics"
+            tools["triton"] = server.grpc_address
         if options.ranker_repository:
             server = _start_server(stack, options, options.ranker_repository, "ranker")
             data["ranker"]["addresses"] = [f"http://{server.http_address}"]
             metrics["ranker"] = f"http://{server.metrics_address}/metrics"
+            tools["ranker"] = server.grpc_address
         config = SidecarConfig.from_dict(data)
         asyncio.run(_check_surface(config))
         if not stop.asked:
             stack.enter_context(sidecar_deployed(config, ray_address=options.ray_address))
             direct = is_direct(config, ray_address=options.ray_address)
-            _announce(config, base_urls(config, direct=direct), options.ready_file, metrics)
+            _announce(config, base_urls(config, direct=direct), options.ready_file, metrics, tools)
             stop.wait()
         say("ending ...")
     return 0
@@ -170,7 +173,11 @@ def example_request(config: SidecarConfig) -> dict[str, Any]:
 
 
 def _announce(
-    config: SidecarConfig, addresses: tuple[str, ...], ready_file: Path | None, metrics: dict[str, str]
+    config: SidecarConfig,
+    addresses: tuple[str, ...],
+    ready_file: Path | None,
+    metrics: dict[str, str],
+    tools: dict[str, str],
 ) -> None:
     address = addresses[0]
     route = "rank" if config.ranker is not None else "weights"
@@ -189,6 +196,7 @@ def _announce(
         "triton": config.value_network.addresses[0],
         "ranker": config.ranker.addresses[0] if config.ranker else None,
         "metrics": {"sidecar": f"{address}/metrics", **metrics},
+        **tools,  # other tools ask a server that was started here over gRPC
     }
     try:
         write_json(ready_file, ready)
