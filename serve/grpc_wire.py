@@ -22,14 +22,18 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serve.answer_layout import AnswerReader, varint
 from serve.config import ClientTlsConfig
-from serve.wire import CHECK_TIMEOUT_S, Answer, Contents, Description, Headers, InputSpec, size_of
-from triton_models.errors import (
-    ConfigurationError,
-    UpstreamError,
-    UpstreamInvalidError,
-    UpstreamRefusedError,
-    UpstreamUnavailableError,
+from serve.wire import (
+    CHECK_TIMEOUT_S,
+    Answer,
+    Contents,
+    Description,
+    Headers,
+    InputSpec,
+    silent,
+    size_of,
+    unreadable,
 )
+from triton_models.errors import ConfigurationError, UpstreamError, UpstreamRefusedError
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -129,10 +133,10 @@ class GrpcWire:
             text = " ".join(f"{error.code().name}: {error.details()}".split())[:300]
             if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
                 return UpstreamRefusedError(f"{who}: {text}")
-            return UpstreamUnavailableError(f"{who} gives no answer: {text}")
+            return silent(who, text)
         if isinstance(error, OSError | grpc.aio.UsageError):
-            return UpstreamUnavailableError(f"{who} gives no answer: {error}")
-        return UpstreamInvalidError(f"{who}: unreadable answer: {error!r}")
+            return silent(who, error)
+        return unreadable(who, error)
 
     async def close(self) -> None:
         """See :class:`serve.wire.Wire`."""

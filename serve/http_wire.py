@@ -36,14 +36,19 @@ import httptools
 import orjson
 
 from serve.config import ClientTlsConfig
-from serve.wire import CHECK_TIMEOUT_S, Answer, Contents, Description, Headers, InputSpec, Output, size_of
-from triton_models.errors import (
-    ConfigurationError,
-    UpstreamError,
-    UpstreamInvalidError,
-    UpstreamRefusedError,
-    UpstreamUnavailableError,
+from serve.wire import (
+    CHECK_TIMEOUT_S,
+    Answer,
+    Contents,
+    Description,
+    Headers,
+    InputSpec,
+    Output,
+    silent,
+    size_of,
+    unreadable,
 )
+from triton_models.errors import ConfigurationError, UpstreamError, UpstreamRefusedError
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -286,10 +291,10 @@ class HttpWire:
         """See :class:`serve.wire.Wire`."""
         if isinstance(error, StatusError):
             refused = error.status == BAD_REQUEST
-            return UpstreamRefusedError(f"{who}: {error}") if refused else _silent(who, error)
+            return UpstreamRefusedError(f"{who}: {error}") if refused else silent(who, error)
         if isinstance(error, OSError):
-            return _silent(who, error)
-        return UpstreamInvalidError(f"{who}: unreadable answer: {error!r}")
+            return silent(who, error)
+        return unreadable(who, error)
 
     async def close(self) -> None:
         """See :class:`serve.wire.Wire`."""
@@ -371,10 +376,6 @@ def _right(response: Response) -> Response:
         return response
     text = " ".join(response.body[:300].decode(errors="replace").split())
     raise StatusError(response.status, text)
-
-
-def _silent(who: str, error: Exception) -> UpstreamUnavailableError:
-    return UpstreamUnavailableError(f"{who} gives no answer: {error}")
 
 
 def _context(tls: ClientTlsConfig | None) -> ssl.SSLContext:

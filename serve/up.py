@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ def run_up(options: argparse.Namespace) -> int:
     """
     data = settings_of(options)
     stop = StopSignals()
-    metrics: dict[str, str] = {}
+    servers: dict[str, EmbeddedServer] = {}
     with ExitStack() as stack:
         stack.enter_context(stop.installed())
         if options.log_dir:
@@ -59,7 +59,6 @@ def run_up(options: argparse.Namespace) -> int:
             Access(early.access)
         stack.enter_context(ray_running(early, ray_address=options.ray_address))
         stack.enter_context(stop.installed())  # Ray put handlers of its own in place
-        tools: dict[str, str] = {}
         if options.repository:
             # Beside a ranker its answer has time; the ranker and the sidecar on the same cores have none.
             niceness = options.value_network_niceness
@@ -67,19 +66,17 @@ def run_up(options: argparse.Namespace) -> int:
                 niceness = BESIDE_RANKER_NICENESS if early.ranker or options.ranker_repository else 0
             server = _start_server(stack, options, options.repository, "value_network", niceness)
             data["value_network"]["addresses"] = [f"http://{server.http_address}"]
-            metrics["value_network"] = f"http://{server.metrics_address}/metrics"
-            tools["triton"] = server.grpc_address
+            servers["value_network"] = server
         if options.ranker_repository:
             server = _start_server(stack, options, options.ranker_repository, "ranker")
             data["ranker"]["addresses"] = [f"http://{server.http_address}"]
-            metrics["ranker"] = f"http://{server.metrics_address}/metrics"
-            tools["ranker"] = server.grpc_address
+            servers["ranker"] = server
         config = SidecarConfig.from_dict(data)
         asyncio.run(_check_surface(config))
         if not stop.asked:
             stack.enter_context(sidecar_deployed(config, ray_address=options.ray_address))
             direct = is_direct(config, ray_address=options.ray_address)
-            _announce(config, base_urls(config, direct=direct), options.ready_file, metrics, tools)
+            _announce(config, base_urls(config, direct=direct), options.ready_file, servers)
             stop.wait()
         say("ending ...")
     return 0
@@ -176,8 +173,7 @@ def _announce(
     config: SidecarConfig,
     addresses: tuple[str, ...],
     ready_file: Path | None,
-    metrics: dict[str, str],
-    tools: dict[str, str],
+    servers: Mapping[str, EmbeddedServer],
 ) -> None:
     address = addresses[0]
     route = "rank" if config.ranker is not None else "weights"
@@ -189,14 +185,17 @@ def _announce(
     say(f"try: curl -s{trust} {address}/v1/{route} -H 'content-type: application/json' -d '{example}'")
     if ready_file is None:
         return
+    # Other tools ask a server that was started here over gRPC, however the sidecar does.
+    grpc = {name: server.grpc_address for name, server in servers.items()}
+    metrics = {name: f"http://{server.metrics_address}/metrics" for name, server in servers.items()}
+    ranker = config.ranker.addresses[0] if config.ranker else None
     ready = {
         "address": address,
         "addresses": addresses,
         "pid": os.getpid(),
-        "triton": config.value_network.addresses[0],
-        "ranker": config.ranker.addresses[0] if config.ranker else None,
+        "triton": grpc.get("value_network", config.value_network.addresses[0]),
+        "ranker": grpc.get("ranker", ranker),
         "metrics": {"sidecar": f"{address}/metrics", **metrics},
-        **tools,  # other tools ask a server that was started here over gRPC
     }
     try:
         write_json(ready_file, ready)

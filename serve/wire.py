@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from triton_models.errors import UpstreamInvalidError
+from triton_models.errors import UpstreamInvalidError, UpstreamUnavailableError
 
 Headers = Mapping[str, str]
 """Passed on, for example W3C trace context: as gRPC metadata, or as HTTP headers."""
@@ -109,6 +109,16 @@ class Wire(Protocol):
 
     async def close(self) -> None:
         """Give the connections back."""
+
+
+def silent(who: str, why: object) -> UpstreamUnavailableError:
+    """Nobody answered."""
+    return UpstreamUnavailableError(f"{who} gives no answer: {why}")
+
+
+def unreadable(who: str, error: Exception) -> UpstreamInvalidError:
+    """Something answered, and it was not an answer."""
+    return UpstreamInvalidError(f"{who}: unreadable answer: {error!r}")
 
 
 def size_of(buffers: Sequence[Any]) -> int:

@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from benchmarks.fuzz.answers_grpc import GrpcWay
+from benchmarks.fuzz.answers_grpc import Arrays, GrpcWay
 from benchmarks.fuzz.answers_http import HttpWay
 from benchmarks.fuzz.cases import Verdict, fault
 from serve.clients import VALUE_OUTPUTS, TritonRankerClient, TritonValueClient, ValueQuestion
@@ -33,7 +32,6 @@ MOST_ROWS, MOST_CANDIDATES = 3, 6
 CLOSE = 2e-4
 """More than float32 rounds, less than two grid values differ."""
 
-Arrays = dict[str, npt.NDArray[Any]]
 _T = TypeVar("_T")
 
 

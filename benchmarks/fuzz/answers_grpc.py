@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 from benchmarks.fuzz.mutate import spoilt
 from serve.clients import TritonRankerClient, TritonValueClient
 from serve.grpc_wire import GrpcWire
-from serve.wire import DTYPES
+from serve.wire import DTYPES, Output
 
 Arrays = dict[str, npt.NDArray[Any]]
 _T = TypeVar("_T")
@@ -38,12 +38,31 @@ class GrpcWay:
         return self.answer
 
     def made(self, pick: random.Random, way: float, who: str, arrays: Arrays) -> tuple[str, bytes]:
-        """See :class:`benchmarks.fuzz.answers.Way`."""
-        return made(pick, way, who, arrays)
+        """An answer of gRPC: honest, or spoilt in its numbers, its description or its bytes."""
+        message = service_pb2.ModelInferResponse(model_name=who, model_version="1")
+        for name, array in arrays.items():
+            datatype = "INT64" if array.dtype == np.int64 else "FP32"
+            message.outputs.add(name=name, datatype=datatype, shape=array.shape)
+            message.raw_output_contents.append(array.tobytes())
+        if way < 0.1:
+            return f"{who}: honest", message.SerializeToString()
+        if way < 0.3:
+            at = pick.randrange(len(arrays))
+            message.raw_output_contents[at] = odd_numbers(pick, message.raw_output_contents[at])
+            return f"{who}: numbers", message.SerializeToString()
+        if way < 0.55:
+            _misdescribe(pick, message)
+            return f"{who}: message", message.SerializeToString()
+        return f"{who}: bytes", spoilt(pick, message.SerializeToString(), [b"\x32\x04", b"\x2a", b"\x80" * 9])
 
     def read_plainly(self, answer: bytes, names: Sequence[str]) -> Arrays | None:
-        """See :class:`benchmarks.fuzz.answers.Way`."""
-        return read_plainly(answer, names)
+        """The arrays of an answer as protobuf and NumPy read them; None: they do not."""
+        try:
+            message = service_pb2.ModelInferResponse.FromString(answer)
+            pairs = zip(message.outputs, message.raw_output_contents, strict=True)
+            return arrays_of({t.name: (t.datatype, tuple(t.shape), raw) for t, raw in pairs}, names)
+        except Exception:  # whatever it is, these bytes hold no such arrays
+            return None
 
     def ended(self, call: Coroutine[Any, Any, _T]) -> _T:
         """The result of a coroutine that waits for nothing; no event loop, for thousands a second."""
@@ -56,38 +75,12 @@ class GrpcWay:
         raise RuntimeError("the call waits for something")
 
 
-def read_plainly(answer: bytes, names: Sequence[str]) -> Arrays | None:
-    """The arrays of an answer as protobuf and NumPy read them; None: they do not."""
-    try:
-        message = service_pb2.ModelInferResponse.FromString(answer)
-        pairs = zip(message.outputs, message.raw_output_contents, strict=True)
-        found = {t.name: (t.datatype, tuple(t.shape), raw) for t, raw in pairs}
-        tensors = {name: found[name] for name in names}
-        return {
-            name: np.frombuffer(raw, dtype=DTYPES[datatype]).reshape(shape)
-            for name, (datatype, shape, raw) in tensors.items()
-        }
-    except Exception:  # whatever it is, these bytes hold no such arrays
-        return None
-
-
-def made(pick: random.Random, way: float, who: str, arrays: Arrays) -> tuple[str, bytes]:
-    """An answer of gRPC: honest, or spoilt in its numbers, its description or its bytes."""
-    message = service_pb2.ModelInferResponse(model_name=who, model_version="1")
-    for name, array in arrays.items():
-        datatype = "INT64" if array.dtype == np.int64 else "FP32"
-        message.outputs.add(name=name, datatype=datatype, shape=array.shape)
-        message.raw_output_contents.append(array.tobytes())
-    if way < 0.1:
-        return f"{who}: honest", message.SerializeToString()
-    if way < 0.3:
-        at = pick.randrange(len(arrays))
-        message.raw_output_contents[at] = odd_numbers(pick, message.raw_output_contents[at])
-        return f"{who}: numbers", message.SerializeToString()
-    if way < 0.55:
-        _misdescribe(pick, message)
-        return f"{who}: message", message.SerializeToString()
-    return f"{who}: bytes", spoilt(pick, message.SerializeToString(), [b"\x32\x04", b"\x2a", b"\x80" * 9])
+def arrays_of(found: Mapping[str, Output], names: Sequence[str]) -> Arrays:
+    """Outputs as NumPy reads them; whatever it says where they are none."""
+    return {
+        name: np.frombuffer(raw, dtype=DTYPES[datatype]).reshape(shape)
+        for name, (datatype, shape, raw) in ((name, found[name]) for name in names)
+    }
 
 
 def odd_numbers(pick: random.Random, raw: bytes) -> bytes:

@@ -15,15 +15,12 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from benchmarks.fuzz.answers_grpc import odd_numbers
+from benchmarks.fuzz.answers_grpc import Arrays, arrays_of, odd_numbers
 from benchmarks.fuzz.mutate import altered, spoilt
 from serve.clients import TritonRankerClient, TritonValueClient
 from serve.http_wire import JSON_SIZE, Connection, HttpWire
-from serve.wire import DTYPES
 
-Arrays = dict[str, npt.NDArray[Any]]
 _T = TypeVar("_T")
 
 WORDS = (
@@ -136,10 +133,7 @@ class HttpWay:
                 end = at + output["parameters"]["binary_data_size"]
                 found[output["name"]] = (output["datatype"], output["shape"], body[at:end])
                 at = end
-            return {
-                name: np.frombuffer(raw, dtype=DTYPES[datatype]).reshape(shape)
-                for name, (datatype, shape, raw) in ((name, found[name]) for name in names)
-            }
+            return arrays_of(found, names)
         except Exception:  # whatever it is, these bytes hold no such arrays
             return None
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 import numpy as np
-import orjson
 import pytest
 from tritonclient.grpc import service_pb2_grpc
 
@@ -17,6 +16,7 @@ from serve.clients import TritonRankerClient, TritonValueClient
 from serve.config import ClientTlsConfig, RankerConfig, ValueNetworkConfig
 from tests.integration.serve.test_clients import GOOD, Recorder
 from tests.support.certificates import Authority, Certificate
+from tests.support.wires import http_answer
 from tests.unit.serve.support import STATE, SURFACE
 from triton_models.encoding import encode_state
 from triton_models.errors import UpstreamUnavailableError
@@ -69,22 +69,6 @@ async def serving_https(server: Certificate, trusts: Path) -> tuple[Any, str]:
 
     https = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context)
     return https, f"https://127.0.0.1:{https.sockets[0].getsockname()[1]}"
-
-
-def http_answer(arrays: dict[str, Any]) -> bytes:
-    outputs = [
-        {
-            "name": name,
-            "datatype": "INT64" if array.dtype == np.int64 else "FP32",
-            "shape": array.shape,
-            "parameters": {"binary_data_size": array.nbytes},
-        }
-        for name, array in arrays.items()
-    ]
-    json = orjson.dumps({"model_version": "1", "outputs": outputs})
-    body = b"".join((json, *(array.tobytes() for array in arrays.values())))
-    sizes = f"Inference-Header-Content-Length: {len(json)}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return f"HTTP/1.1 200 OK\r\n{sizes}".encode() + body
 
 
 @pytest.mark.parametrize("way", ["grpc", "https"])

@@ -17,7 +17,8 @@ from tritonclient.grpc._utils import _get_inference_request
 from serve.answer_layout import AnswerReader, layout_of, varint
 from serve.config import ClientTlsConfig
 from serve.grpc_wire import GrpcTemplate, open_channel
-from serve.wire import DTYPES, InputSpec, array_of, bytes_tensor
+from serve.wire import DTYPES, array_of
+from tests.support.wires import described_inputs
 from triton_models.errors import ConfigurationError, UpstreamInvalidError
 
 KINDS = sorted(DTYPES)
@@ -30,19 +31,7 @@ KINDS = sorted(DTYPES)
 def test_a_request_is_the_one_that_tritonclient_makes(
     tensors: list[tuple[str, list[int]]], words: list[str]
 ) -> None:
-    specs: list[InputSpec] = []
-    contents: list[list[Any]] = []
-    inputs: list[Any] = []
-    for number, (datatype, shape) in enumerate(tensors):
-        array = np.arange(int(np.prod(shape))).reshape(shape).astype(DTYPES[datatype])
-        specs.append(InputSpec(f"input{number}", datatype, tuple(shape)))
-        contents.append([array])
-        tensor = triton_grpc.InferInput(f"input{number}", shape, datatype)
-        inputs.append(tensor.set_data_from_numpy(array))
-    specs.append(InputSpec("words", "BYTES", (len(words),)))
-    contents.append([bytes_tensor(words)])
-    tensor = triton_grpc.InferInput("words", [len(words)], "BYTES")
-    inputs.append(tensor.set_data_from_numpy(np.array([word.encode() for word in words], dtype=np.object_)))
+    specs, contents, inputs = described_inputs(triton_grpc, tensors, words)
     theirs = _get_inference_request(
         model_name="m",
         inputs=inputs,

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from serve.config import ClientTlsConfig, RankerConfig, ValueNetworkConfig
 from serve.http_wire import HttpTemplate, HttpWire, Response, read_answer
-from serve.wire import DTYPES, InputSpec, bytes_tensor
+from serve.wire import DTYPES, InputSpec
+from tests.support.wires import described_inputs, http_answer, http_body
 from triton_models.errors import (
     ConfigurationError,
     UpstreamInvalidError,
@@ -36,19 +37,7 @@ NUMBER = np.array([[7.0]], dtype=np.float32)
 def test_a_request_is_the_one_that_tritonclient_makes(
     tensors: list[tuple[str, list[int]]], words: list[str]
 ) -> None:
-    specs: list[InputSpec] = []
-    contents: list[list[Any]] = []
-    inputs: list[Any] = []
-    for number, (datatype, shape) in enumerate(tensors):
-        array = np.arange(int(np.prod(shape))).reshape(shape).astype(DTYPES[datatype])
-        specs.append(InputSpec(f"input{number}", datatype, tuple(shape)))
-        contents.append([array])
-        inputs.append(triton_http.InferInput(f"input{number}", shape, datatype))
-        inputs[-1].set_data_from_numpy(array, binary_data=True)
-    specs.append(InputSpec("words", "BYTES", (len(words),)))
-    contents.append([bytes_tensor(words)])
-    inputs.append(triton_http.InferInput("words", [len(words)], "BYTES"))
-    inputs[-1].set_data_from_numpy(np.array([w.encode() for w in words], dtype=np.object_), binary_data=True)
+    specs, contents, inputs = described_inputs(triton_http, tensors, words)
     wanted = [triton_http.InferRequestedOutput("y", binary_data=True)]
     theirs, size = triton_http.InferenceServerClient.generate_request_body(inputs, outputs=wanted)
     head, _, body = HttpTemplate(specs, ["y"]).filled(contents).partition(b"\r\n\r\n")
@@ -82,24 +71,9 @@ def test_an_answer_is_read_as_it_was_written(tensors: list[tuple[str, list[int]]
 
 # ---------------------------------------------------------------------------------- over real connections
 
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-def body_of(array: Any = NUMBER, version: str = "1") -> tuple[bytes, int]:
-    output = {
-        "name": "y",
-        "datatype": "FP32",
-        "shape": list(array.shape),
-        "parameters": {"binary_data_size": array.nbytes},
-    }
-    json = orjson.dumps({"model_name": "m", "model_version": version, "outputs": [output]})
-    return json + array.tobytes(), len(json)
-
 
 def good(array: Any = NUMBER, *, headers: str = "") -> bytes:
-    body, size = body_of(array)
-    head = f"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: {size}\r\n{headers}"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return http_answer({"y": array}, headers=headers)
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:
@@ -194,7 +168,7 @@ async def test_calls_at_once_have_connections_of_their_own(server: Server, wire:
 
 
 def chunked() -> bytes:
-    body, size = body_of()
+    body, size = http_body({"y": NUMBER})
     head = f"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: {size}\r\nTransfer-Encoding: chunked\r\n\r\n"
     parts = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (body[:9], body[9:]))
     return head.encode() + parts + b"0\r\n\r\n"
