@@ -12,19 +12,16 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from ray_train.drift_scan import write_reference
 from ray_train.fit_plan import Plan, make_plan
+from ray_train.fit_request import REQUEST, FitRequest, earlier_request, request_of, run_folder
 from ray_train.learners import LEARNERS
 from ray_train.learning_curve import learning_html
 from ray_train.progress import counting, following
@@ -34,17 +31,15 @@ from ray_train.settings import FitSettings
 from ray_train.shards import sample, stream
 from ray_train.stopping import stoppable
 from ray_train.summary import ratio_line
-from triton_models.errors import LogError, RunError
+from triton_models.errors import LogError
 from triton_models.files import or_null, write_atomically, write_json
 from triton_models.network_config import NetworkConfig
 from triton_models.runs import (
-    MANIFEST,
     SURFACE,
     WEIGHTS,
     DataWindow,
     RunManifest,
     RunVerdict,
-    new_run_id,
     write_manifest,
 )
 from triton_models.state_sample import SAMPLE, SAMPLE_ROWS, pack_states
@@ -57,29 +52,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REQUEST = "fit.json"
 CHECKPOINTS = "checkpoints"
 QUARANTINE = "quarantine"
 
 SHRINKAGE_ROWS = 32_768
 """Most rows of the selection window that a committee is shrunk by."""
 Say = Callable[[str], None]
-
-
-class FitRequest(BaseModel):
-    """What was asked for; written first, compared on ``--resume``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    run_id: str
-    logs: str
-    surface_fingerprint: str
-    settings: FitSettings
-    network: NetworkConfig
-    windows: tuple[str, str, str]
-    """Start of training, start of the hold-out, end of the hold-out."""
-    rows: tuple[int, int]
-    """Good rows of training and hold-out."""
 
 
 def fit(
@@ -121,14 +99,14 @@ def fit(
     from ray_train.trainer import train
 
     folder = Path(out).absolute()
-    earlier = _check_folder(folder, resume)
+    earlier = earlier_request(folder, resume=resume)
     now = now or datetime.now(UTC)
     network = network or LEARNERS[settings.learner].network
     started = time.monotonic()
-    with _folder_of_run(folder), ray_cluster(settings, address) as mapper, stoppable():
+    with run_folder(folder), ray_cluster(settings, address) as mapper, stoppable():
         plan = make_plan(surface, logs, settings, now=now, mapper=following("checking", "rows", mapper))
         _say_plan(say, surface, plan)
-        request = _request(earlier, surface, logs, settings, network, plan)
+        request = request_of(earlier, surface, logs, settings, network, plan)
         write_json(folder / REQUEST, request.model_dump(mode="json"))
         _set_aside(say, surface, plan, folder / QUARANTINE)
         # Not shared between runs: a run would take another one's checkpoint for its own.
@@ -143,63 +121,6 @@ def fit(
     if checkpoints is None:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return folder
-
-
-def _check_folder(folder: Path, resume: bool) -> FitRequest | None:
-    """The interrupted fit in ``folder``, if it is to be resumed."""
-    request = folder / REQUEST
-    try:
-        if (folder / MANIFEST).exists():
-            raise RunError(f"{folder}: holds a finished run; name another --out")
-        if not resume:
-            if folder.exists() and not folder.is_dir():
-                raise RunError(f"{folder}: is a file; name another --out")
-            if folder.exists() and any(folder.iterdir()):
-                hint = "an interrupted fit; go on with --resume or" if request.exists() else "other files;"
-                raise RunError(f"{folder}: holds {hint} name another --out")
-            return None
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-    try:
-        return FitRequest.model_validate_json(request.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"{folder}: holds no interrupted fit to resume; leave out --resume") from error
-    except (OSError, ValidationError) as error:
-        raise RunError(f"{request}: is damaged; name another --out") from error
-
-
-def _not_writable(folder: Path, error: OSError) -> RunError:
-    return RunError(f"{folder}: cannot be written ({error.strerror or error}); name another --out")
-
-
-@contextmanager
-def _folder_of_run(folder: Path) -> Iterator[None]:
-    """Make the folder before anything else is begun; on an error, those that were made and stayed empty go.
-
-    Raises:
-        RunError: it cannot be made or written.
-    """
-    made: list[Path] = []
-    try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        _remove_empty(made)
-        raise _not_writable(folder, error) from error
-    try:
-        yield
-    except BaseException:
-        _remove_empty(made)
-        raise
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders, innermost first, up to the first that is not empty."""
-    with suppress(OSError):
-        for folder in folders:
-            if folder.exists():
-                folder.rmdir()
 
 
 def _set_aside(say: Say, surface: Surface, plan: Plan, folder: Path) -> None:
@@ -224,44 +145,6 @@ def _say_plan(say: Say, surface: Surface, plan: Plan) -> None:
     ratio = sample_ratio(plan.report.totals)
     if ratio.suspicious:
         say(ratio_line(surface, ratio))
-
-
-def _request(
-    earlier: FitRequest | None,
-    surface: Surface,
-    logs: str | Path,
-    settings: FitSettings,
-    network: NetworkConfig,
-    plan: Plan,
-) -> FitRequest:
-    """The request of this fit; on resume it must be the earlier one.
-
-    Raises:
-        RunError: naming what differs.
-    """
-    split = plan.split
-    request = FitRequest(
-        run_id=earlier.run_id if earlier else new_run_id(surface),
-        logs=str(logs),
-        surface_fingerprint=surface.fingerprint,
-        settings=settings,
-        network=network,
-        windows=(*split.train_window, split.holdout_window[1]),
-        rows=(plan.rows_train + plan.rows_selection, plan.rows_holdout),
-    )
-    if earlier is None:
-        return request
-    changed = [
-        f"{name} ({was!r} then, {now!r} now)"
-        for name, (was, now) in earlier.settings.differences(settings).items()
-    ]
-    for name in ("surface_fingerprint", "network", "windows", "rows"):
-        if getattr(earlier, name) != getattr(request, name):
-            changed.append("the log" if name in ("windows", "rows") else name.replace("_", " "))
-    if changed:
-        what = ", ".join(dict.fromkeys(changed))
-        raise RunError(f"cannot resume {earlier.run_id}: {what} changed since; start anew in another --out")
-    return request
 
 
 # ------------------------------------------------------------------------------------------- outputs

@@ -49,16 +49,14 @@ def fit_arrays(
                 group["lr"] = settings.learning_rate * factor
             action = network.action_grid_AW[torch.from_numpy(batch["action"]).long()]
             logits = network.member_logits(state_of(surface, batch), action)
-            user = torch.from_numpy(batch["user"])
-            loss = batch_loss(
-                logits, torch.from_numpy(batch["rewards"]), user, settings.loss, jackknife=settings.jackknife
-            )
+            rewards, counts, user = (torch.from_numpy(batch[name]) for name in ("rewards", "counts", "user"))
+            loss, reported = batch_loss(logits, rewards, counts, user, settings)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
             optimizer.step()
             progress.step += 1
-            losses.append(float(loss.detach()) / len(logits))
+            losses.append(float(reported))
         network.eval()
         record = {
             "train_loss": float(np.mean(losses)),

@@ -26,6 +26,9 @@ from triton_models.surface import HistorySpec, Surface
 
 Arrays = dict[str, npt.NDArray[Any]]
 
+LARGEST_COUNT = np.iinfo(np.uint8).max
+"""A count that is larger is taken for it."""
+
 
 def encode_table(surface: Surface, table: pa.Table) -> Arrays:
     """Encode every row of a table that passed :func:`ray_train.rows.bad_rows`.
@@ -35,6 +38,7 @@ def encode_table(surface: Surface, table: pa.Table) -> Arrays:
 
         ``action``      int64 [n], number of the logged action, -1 if it is not on the grid
         ``propensity``  float64 [n]
+        ``counts``      uint8 [n, M], of which rewards are made; 255 and more are 255
         ``rewards``     float32 [n, M], counts clipped to {0, 1} (Eq. 3)
         ``metrics``     float32 [n, K], NaN where null or where the log has no such column
         ``user_id``     object [n]
@@ -54,14 +58,15 @@ def encode_table(surface: Surface, table: pa.Table) -> Arrays:
 
 
 def encode_training(surface: Surface, table: pa.Table) -> Arrays:
-    """The part of :func:`encode_table` that training reads: state, action, propensity, rewards, user.
+    """The part of :func:`encode_table` that training reads: state, action, propensity, counts, rewards, user.
 
     ``user`` is an int32 hash of the user id: rows of one user share it, and hardly anybody else's do.
     """
     arrays = encode_states(surface, table)
     arrays["action"] = surface.action_indices(logged_weights(surface, table))
     arrays["propensity"] = columns.floats(columns.column(table, "propensity"), np.float64).copy()
-    arrays["rewards"] = _rewards(surface, table)
+    arrays["counts"] = _counts(surface, table)
+    arrays["rewards"] = (arrays["counts"] > 0).astype(np.float32)
     arrays["user"] = (hash_strings(columns.column(table, "user_id")) >> np.uint64(33)).astype(np.int32)
     return arrays
 
@@ -135,9 +140,9 @@ def _newest(
     return entry[keep], row[keep] * length + position[keep]
 
 
-def _rewards(surface: Surface, table: pa.Table) -> columns.FloatArray:
+def _counts(surface: Surface, table: pa.Table) -> npt.NDArray[np.uint8]:
     counts = [columns.floats(columns.column(table, f"reward_{name}")) for name in surface.objectives]
-    return np.asarray(np.stack(counts, axis=1) > 0, dtype=np.float32)
+    return np.asarray(np.minimum(np.stack(counts, axis=1), LARGEST_COUNT), dtype=np.uint8)
 
 
 def _metrics(surface: Surface, table: pa.Table) -> columns.FloatArray:

@@ -39,6 +39,7 @@ PAPER = Learner(
     network=NetworkConfig(),
     settings={
         "loss": "mse",
+        "count_weight": 0.0,
         "epochs": 8,
         "batch_size": 2048,
         "weight_decay": 1e-2,

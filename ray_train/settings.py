@@ -45,6 +45,8 @@ class FitSettings(BaseModel):
     """Largest norm of the gradient; out of the way, since Adam's step does not depend on its size."""
     loss: Literal["mse", "bce"] = "bce"
     """``mse`` is Eq. 8, Σ_m (Q_m - r_m)²; ``bce`` the cross-entropy summed over the objectives."""
+    count_weight: Share = 0.5
+    """With ``bce``: weight of what counts above one add to the loss, see :mod:`ray_train.objective`."""
     jackknife: bool = False
     """Train each member of a committee without its share of the users, so that their spread is a standard
     error (:meth:`triton_models.committee.CommitteeHead.contrast_error`); costs some of what is learned."""

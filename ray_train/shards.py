@@ -45,7 +45,7 @@ def row_bytes(surface: Surface) -> int:
         int(np.prod(spec.shape)) * (integers if spec.datatype == "INT64" else 4)
         for spec in state_specs(surface)
     )
-    return state + 2 + 4 * len(surface.objectives) + 8
+    return state + 2 + 5 * len(surface.objectives) + 8
 
 
 def _codes_fit(surface: Surface) -> bool:
@@ -112,6 +112,7 @@ def compact(surface: Surface, arrays: Arrays) -> Arrays:
     return {
         **state,
         "action": action,
+        "counts": arrays["counts"],
         "rewards": arrays["rewards"],
         "user": arrays["user"],
         "propensity": propensity,

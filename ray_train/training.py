@@ -1,9 +1,9 @@
 """The training loop of one Ray Train worker.
 
 Loss of a row (Eq. 8): ``L = Σ_m (Q_m(s, a) - r_m)²`` with the logged action a, or the cross-entropy of the
-same ``Q_m``; of a committee, each member's. Rows are weighted by nothing: this is
-a regression under the logging policy. AdamW, linear warm-up and half a cosine, clipped gradients; the head
-biases start at the log-odds of the base rates.
+same ``Q_m``; of a committee, each member's, and what counts above one add to it (:mod:`ray_train.objective`).
+Rows are weighted by nothing: this is a regression under the logging policy. AdamW, linear warm-up and half a
+cosine, clipped gradients; the head biases start at the log-odds of the base rates.
 
 Workers hold equal numbers of rows (Ray Data splits equally), so that each makes the same number of steps
 and none waits for a gradient that does not come. BatchNorm is synchronised on GPUs; gloo cannot do that,
@@ -229,13 +229,8 @@ class _Worker:
         state, action, rewards = self._to_device(batch)
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             logits = self.module(state, action)
-        loss = batch_loss(
-            logits.float(),
-            rewards,
-            self._tensor(batch["user"]),
-            settings.loss,
-            jackknife=settings.jackknife,
-        )
+        counts, user = self._tensor(batch["counts"]), self._tensor(batch["user"])
+        loss, reported = batch_loss(logits.float(), rewards, counts, user, settings)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
@@ -243,7 +238,7 @@ class _Worker:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.progress.step += 1
-        return loss.detach() / len(logits)
+        return reported
 
     @torch.inference_mode()
     def _loss_on(self, rows: Arrays | None, *, constant: bool = False) -> float:

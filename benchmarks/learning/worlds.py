@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.feed import config as c
 from benchmarks.feed.config import Behaviour, WorldConfig
 from benchmarks.feed.requests import RequestBatch
 from benchmarks.feed.truth import Truth, find_truth
 from benchmarks.feed.world import World
-from ray_train.ingest import Arrays
+from ray_train.ingest import LARGEST_COUNT, Arrays
 from ray_train.shards import concatenate
 from triton_models.errors import BenchmarkError
 from triton_models.surface import load_surface
@@ -110,7 +109,7 @@ def load_world(feed: str, seed: int) -> World:
 
 
 def log_arrays(world: World, rows: int) -> Arrays:
-    """An exploration log of ``rows`` rows in order of time: state tensors, action, rewards, user.
+    """An exploration log of ``rows`` rows in order of time: state tensors, action, counts, rewards, user.
 
     Raises:
         BenchmarkError: the log cannot be so long.
@@ -133,12 +132,13 @@ def _logged(world: World, starts: Iterable[int], rows: int) -> Arrays:
         batch = world.requests(start, BLOCK)
         action = world.logged_actions(batch)
         counts, _ = world.sample(batch, action)
-        objectives = [c.EVENTS.index(name) for name in world.surface.objectives]
+        objectives_nM = counts[:, world.event_columns(world.surface.objectives)]
         parts.append(
             {
                 **_compact(state_arrays(world, batch)),
                 "action": action.astype(np.int16),
-                "rewards": (counts[:, objectives] > 0).astype(np.float32),
+                "counts": np.minimum(objectives_nM, LARGEST_COUNT).astype(np.uint8),
+                "rewards": (objectives_nM > 0).astype(np.float32),
                 "user": batch.user.astype(np.int32),
                 "propensity": np.full(BLOCK, 1.0 / world.surface.num_actions, dtype=np.float32),
             }

@@ -90,6 +90,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         ("batch_size", int, "rows per step over all workers"),
         ("learning_rate", float, "peak of the schedule"),
         ("weight_decay", float, "of AdamW; a committee's falls with the rows above 315,000"),
+        ("count_weight", float, "of what counts above one add to bce; 0: clipped rewards only"),
     ):
         option = f"--{name.replace('_', '-')}"
         add(option, type=kind, default=argparse.SUPPRESS, help=f"{text}; default: the learner's")

@@ -19,8 +19,9 @@ from pydantic import ValidationError
 
 from ray_train.commands import fit as fit_command
 from ray_train.epochs import Progress, serialize
-from ray_train.fit import FitRequest, _say_plan, _set_aside, _write_run, fit
+from ray_train.fit import _say_plan, _set_aside, _write_run, fit
 from ray_train.fit_plan import Plan, make_plan
+from ray_train.fit_request import FitRequest
 from ray_train.learners import COMMITTEE, DEFAULT_LEARNER
 from ray_train.learning_curve import learning_html
 from ray_train.objective import learning_rate_factor, row_losses
@@ -191,6 +192,23 @@ def test_a_folder_that_cannot_be_used_is_refused_at_once(
         (tmp_path / name).write_text("{}")
     with pytest.raises(RunError, match=message):
         fit(surface=small_surface(), logs="LOGS", out=tmp_path, settings=FitSettings(), resume=resume)
+
+
+def test_a_fit_begun_before_counts_were_learned_from_does_not_go_on_with_them() -> None:
+    settings = FitSettings()
+    old = FitRequest(
+        run_id="r",
+        logs="LOGS",
+        surface_fingerprint="f",
+        settings=settings,
+        network=NetworkConfig(),
+        windows=("a", "b", "c"),
+        rows=(1, 1),
+    ).model_dump(mode="json")
+    assert FitRequest.model_validate(old).settings == settings
+    del old["settings"]["count_weight"]
+    was = FitRequest.model_validate(old).settings
+    assert was.differences(settings) == {"count_weight": (0.0, settings.count_weight)}
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_ray_starts(

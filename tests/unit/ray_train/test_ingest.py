@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_train.ingest import encode_states, encode_table
+from ray_train.ingest import LARGEST_COUNT, encode_states, encode_table
 from ray_train.logs import log_schema
 from tests.support.logs import make_log, replace_cell
 from tests.support.surfaces import small_surface, small_surface_data
@@ -92,11 +92,14 @@ def test_the_newest_known_actions_are_used_oldest_first_and_padded_at_the_back()
 def test_everything_else_of_a_row() -> None:
     table = make_log(SURFACE, 50).select(log_schema(SURFACE).names)
     table = replace_cell(replace_cell(table, "cohort", 3, None), "metric_successful_session", 4, None)
-    table = replace_cell(table, "reward_repin", 5, 7)
+    table = replace_cell(replace_cell(table, "reward_repin", 5, 7), "reward_repin", 6, 2**31 - 1)
     arrays = encode_table(SURFACE, table)
     logged = np.stack([table["weight_repin"].to_numpy(), table["weight_p2p"].to_numpy()], axis=1)
     np.testing.assert_allclose(SURFACE.actions[arrays["action"]], logged)
-    assert arrays["rewards"][5, 0] == 1.0
+    assert arrays["rewards"][5:7, 0].tolist() == [1.0, 1.0]
+    assert arrays["counts"][5:7, 0].tolist() == [7, LARGEST_COUNT]
+    assert arrays["counts"].dtype == np.uint8
+    np.testing.assert_array_equal(arrays["rewards"], arrays["counts"] > 0)
     assert set(np.unique(arrays["rewards"])) <= {0.0, 1.0}
     assert arrays["cohort"][3] is None
     assert arrays["cohort"][2] == table["cohort"][2].as_py()
