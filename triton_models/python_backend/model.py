@@ -11,6 +11,7 @@ Parameters of ``config.pbtxt``: ``input_rules`` (JSON, input name → ``finite``
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Any
 
@@ -21,19 +22,31 @@ import triton_python_backend_utils as pb_utils
 Arrays = dict[str, Any]
 
 
-def check_input(name: str, value: Any, rule: str) -> str | None:
-    """What is wrong with one input of one request, or None."""
-    if rule.startswith("codes:"):
-        largest = np.array([int(size) for size in rule.removeprefix("codes:").split(",")])
-        if ((value < 0) | (value > largest)).any():
-            return f"{name}: codes must lie in 0..{'/'.join(map(str, largest))}"
+class InputCheck:
+    """One input's rule, read once: the checks are a good part of what a small request costs here."""
+
+    def __init__(self, name: str, rule: str) -> None:
+        self.name = name
+        self.rule = rule
+        codes = rule.startswith("codes:")
+        largest = [int(size) for size in rule.removeprefix("codes:").split(",")] if codes else []
+        self.largest = np.array(largest, dtype=np.uint64)
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with this input of one request, or None."""
+        if self.largest.size:
+            # Seen without its sign, a negative code is larger than any vocabulary.
+            if (value.view(np.uint64) > self.largest).any():
+                return f"{self.name}: codes must lie in 0..{'/'.join(map(str, self.largest))}"
+            return None
+        flat = value.ravel()
+        # A finite sum of squares has finite terms: one call instead of two, and a third of their time.
+        if not math.isfinite(np.dot(flat, flat)) and not np.isfinite(value).all():
+            return f"{self.name}: holds NaN or infinity"
+        # Not the sum, which may overflow where the graph, dividing by the maximum first, does not.
+        if self.rule == "simplex" and ((value < 0).any() or (value.max(axis=-1) <= 0).any()):
+            return f"{self.name}: entries must be >= 0 and not all zero in any row"
         return None
-    if not np.isfinite(value).all():
-        return f"{name}: holds NaN or infinity"
-    # Not the sum, which may overflow where the graph, dividing by the maximum first, does not.
-    if rule == "simplex" and ((value < 0).any() or (value.max(axis=-1) <= 0).any()):
-        return f"{name}: entries must be >= 0 and not all zero in any row"
-    return None
 
 
 class TritonPythonModel:
@@ -47,7 +60,8 @@ class TritonPythonModel:
             )
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self.rules: dict[str, str] = json.loads(parameters.get("input_rules", "{}"))
+        rules = json.loads(parameters.get("input_rules", "{}"))
+        self.checks = [InputCheck(name, rule) for name, rule in rules.items()]
         self.inputs = [item["name"] for item in config["input"]]
         self.outputs = [item["name"] for item in config["output"]]
         options = onnxruntime.SessionOptions()
@@ -66,7 +80,8 @@ class TritonPythonModel:
         answers: list[Any] = [None] * len(requests)
         groups: dict[tuple[Any, ...], list[tuple[int, Arrays]]] = {}
         for position, request in enumerate(requests):
-            arrays = self._read(request)
+            # One walk: get_input_tensor_by_name would search all inputs for each.
+            arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             problem = self._problem(arrays)
             if problem is not None:
                 # The request is wrong, not the server: a caller must not take it for a fault of ours.
@@ -79,12 +94,9 @@ class TritonPythonModel:
             self._run_group(requests, members, answers)
         return answers
 
-    def _read(self, request: Any) -> Arrays:
-        return {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
-
     def _problem(self, arrays: Arrays) -> str | None:
-        for name, rule in self.rules.items():
-            problem = check_input(name, arrays[name], rule)
+        for check in self.checks:
+            problem = check.problem(arrays[check.name])
             if problem is not None:
                 return problem
         return None
@@ -92,7 +104,9 @@ class TritonPythonModel:
     def _run_group(self, requests: list[Any], members: list[tuple[int, Arrays]], answers: list[Any]) -> None:
         wanted = {position: set(requests[position].requested_output_names()) for position, _ in members}
         names = [name for name in self.outputs if any(name in asked for asked in wanted.values())]
-        feed = {name: np.concatenate([arrays[name] for _, arrays in members]) for name in self.inputs}
+        feed = members[0][1]
+        if len(members) > 1:
+            feed = {name: np.concatenate([arrays[name] for _, arrays in members]) for name in self.inputs}
         try:
             results = dict(zip(names, self.session.run(names, feed), strict=True))
         except Exception as error:
