@@ -18,6 +18,8 @@ Box = tuple[float, float, float, float]
 CHARACTER_PX = 7.6
 """Width of an average bold character at the pictures' 12 px, on the generous side."""
 LINE_PX = 15.0
+LEGEND_PX = 16.0
+"""Height of a row of the legend."""
 
 
 def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
@@ -85,6 +87,8 @@ class Plot:
     """Top, right, bottom, left."""
     title: str = ""
     y_ticks: bool = True
+    legend: Sequence[tuple[str, str]] = ()
+    """(name, colour class) of what is drawn: rows between title and frame, where no line can cross them."""
     _marks: list[str] = field(default_factory=list)
     _free: list[str] = field(default_factory=list)
 
@@ -92,6 +96,7 @@ class Plot:
     def frame(self) -> Box:
         """The plot area."""
         top, right, bottom, left = self.margin
+        top += LEGEND_PX * max((row + 1 for row, _ in self._legend_places()), default=0)
         return left, top, self.width - right, self.height - bottom
 
     def x(self, value: float) -> float:
@@ -118,17 +123,38 @@ class Plot:
         clip = f'<clipPath id="{identity}"><rect {_rectangle(self.frame)}/></clipPath>'
         frame = f'<rect class="frame" {_rectangle(self.frame)}/>'
         title = (
-            f'<text class="title" x="{left}" y="{top - 8}">{escape(self.title)}</text>' if self.title else ""
+            f'<text class="title" x="{left}" y="{self.margin[0] - 8}">{escape(self.title)}</text>'
+            if self.title
+            else ""
         )
         return (
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(self.label)}">'
-            f"{clip}{title}{self._grid()}{frame}"
+            f"{clip}{title}{self._legend()}{self._grid()}{frame}"
             f'<g clip-path="url(#{identity})">{"".join(self._marks)}</g>{"".join(self._free)}'
             f'<text class="axis" x="{(left + right) / 2:.1f}" y="{self.height - 8:.1f}" '
             f'text-anchor="middle">{escape(self.x_axis.title)}</text>'
             f'<text class="axis" transform="translate(14 {(top + bottom) / 2:.1f}) rotate(-90)" '
             f'text-anchor="middle">{escape(self.y_axis.title)}</text></svg>'
         )
+
+    def _legend_places(self) -> list[tuple[int, float]]:
+        """Row and left edge of every name of the legend; a name that does not fit begins a row."""
+        _, right, _, left = self.margin
+        places, row, x = [], 0, left
+        for name, _ in self.legend:
+            width = CHARACTER_PX * len(name) + 26
+            if x > left and x + width > self.width - right:
+                row, x = row + 1, left
+            places.append((row, x))
+            x += width
+        return places
+
+    def _legend(self) -> str:
+        parts = []
+        for (row, x), (name, kind) in zip(self._legend_places(), self.legend, strict=True):
+            y = self.margin[0] + LEGEND_PX * row + 8
+            parts.append(circle(x + 4, y - 4, 4, f"dot {kind}") + text(x + 13, y, name, "label quiet"))
+        return "".join(parts)
 
     def _grid(self) -> str:
         left, top, right, bottom = self.frame

@@ -8,7 +8,6 @@ import numpy as np
 
 from benchmarks.paper.feed_figures import MOST
 from benchmarks.paper.parts import Part
-from benchmarks.paper.pictures import legend
 from benchmarks.paper.summary import Summary
 from ray_train import svg
 from ray_train.svg import Axis, Plot
@@ -30,22 +29,22 @@ def engagement(feed: Part, identity: str) -> str:
     """Requests by their number of engagements, a colour a kind."""
     kinds = [name for name in feed["engagement"] if "+" not in name]
     highest = max(max(feed["engagement"][kind]) for kind in kinds)
+    few = {kind: 100 * sum(feed["engagement"][kind][:2]) for kind in kinds}
     plot = Plot(
         430,
-        300,
+        332,
         Axis(-0.6, MOST + 0.6, f"engagements of a request ({MOST}: or more)"),
         Axis(0, 108 * highest, "share of requests, %"),
         label="Share of requests by number of engagements, for each kind",
         title="Engagements per request, production weights",
         margin=(30, 16, 46, 58),
+        legend=[(f"{kind}: at most one in {few[kind]:.1f} %", f"c{i}") for i, kind in enumerate(kinds)],
     )
     for number, kind in enumerate(kinds):
         for count, share in enumerate(feed["engagement"][kind]):
             left = count + (number - len(kinds) / 2) * BAR
             tip = f"{kind}: {count}{'+' if count == MOST else ''} in {100 * share:.1f} % of the requests"
             bar(plot, (left, left + BAR), (0, 100 * share), f"c{number}", tip)
-    few = {kind: 100 * sum(feed["engagement"][kind][:2]) for kind in kinds}
-    legend(plot, [(f"{kind}: at most one in {few[kind]:.1f} %", f"c{i}") for i, kind in enumerate(kinds)])
     return plot.render(identity)
 
 

@@ -17,25 +17,11 @@ from ray_train.svg import Axis, Label, Plot
 
 Spots = list[tuple[float, float]]
 SIDES = (("offline estimate", "offline", "c0"), ("A/B test", "online", "c2"), ("truth", "truth", "c1"))
-LEGEND_PX = 16.0
 
 
 def percents(part: Part, group: str, side: str) -> FloatArray:
     """Lifts of every point in percent, [P, R]; NaN where nothing is known."""
     return 100.0 * np.array(part["groups"][group][side]["lift"], dtype=np.float64)
-
-
-def legend(plot: Plot, entries: Iterable[tuple[str, str]], *, right: bool = True, low: bool = False) -> None:
-    """(name, colour class) lines in a corner of the frame."""
-    listed = list(entries)
-    left, top, edge, bottom = plot.frame
-    width = svg.CHARACTER_PX * max(len(name) for name, _ in listed)
-    x = edge - width - 14 if right else left + 14
-    y = bottom - LEGEND_PX * len(listed) + 4 if low else top + LEGEND_PX
-    for number, (name, kind) in enumerate(listed):
-        at = y + number * LEGEND_PX
-        plot.write(svg.circle(x, at - 4, 4, f"dot {kind}"))
-        plot.write(svg.text(x + 9, at, name, "label quiet"))
 
 
 def frontier(part: Part, identity: str) -> str:
@@ -51,6 +37,7 @@ def frontier(part: Part, identity: str) -> str:
         label=f"Lift of {two} against lift of {one} along α: offline, A/B and truth",
         title=f"seed {part['seed']}: one network, α from {part['alphas'][0]:.2f} to {part['alphas'][-1]:.2f}",
         margin=(30, 16, 46, 58),
+        legend=[(name, kind) for name, _, kind in SIDES],
     )
     for name, side, kind in SIDES:
         spots = [(plot.x(x), plot.y(y)) for x, y in every[side]]
@@ -72,7 +59,6 @@ def frontier(part: Part, identity: str) -> str:
         plot.add(svg.diamond(plot.x(a), plot.y(b), 5, "static", f"static weights matched to {name}, truth"))
         labels.append(Label(plot.x(x), plot.y(y), name))
     plot.write(svg.place_labels(labels, obstacles, plot.frame))
-    legend(plot, [*((name, kind) for name, _, kind in SIDES)])
     return plot.render(identity)
 
 
@@ -82,25 +68,26 @@ def offline_online(parts: Sequence[Part], m: int, identity: str) -> str:
     off = [percents(part, EVERYBODY, "offline")[:, m] for part in parts]
     on = [percents(part, EVERYBODY, "online")[:, m] for part in parts]
     both = Axis.around(np.concatenate([*off, *on]).tolist(), title="", signed=True)
+    kinds = [f"c{number % 6}" for number in range(len(parts))]
     plot = Plot(
         430,
-        400,
+        440,
         Axis(both.low, both.high, f"{name} lift offline, %", signed=True),
         Axis(both.low, both.high, f"{name} lift in the A/B test, %", signed=True),
         label=f"{name}: lifts in A/B tests against offline estimates",
         title=f"{name}",
         margin=(30, 16, 46, 58),
+        legend=[
+            (f"seed {part['seed']}: r {pearson(off[number], on[number]):.4f}", kinds[number])
+            for number, part in enumerate(parts)
+        ],
     )
     plot.add(svg.line(plot.x(both.low), plot.y(both.low), plot.x(both.high), plot.y(both.high), "reference"))
-    entries = []
     for number, part in enumerate(parts):
-        kind = f"c{number % 6}"
         for x, y, alpha in zip(off[number], on[number], part["alphas"], strict=True):
             if np.isfinite(x) and np.isfinite(y):
                 tip = f"seed {part['seed']}, α = {alpha:.2f}: offline {x:+.2f} %, A/B {y:+.2f} %"
-                plot.add(svg.circle(plot.x(x), plot.y(y), 3, f"dot {kind}", tip))
-        entries.append((f"seed {part['seed']}: r {pearson(off[number], on[number]):.4f}", kind))
-    legend(plot, entries, right=False)
+                plot.add(svg.circle(plot.x(x), plot.y(y), 3, f"dot {kinds[number]}", tip))
     return plot.render(identity)
 
 
@@ -119,17 +106,17 @@ def cohort_frontiers(part: Part, identity: str) -> list[str]:
         share = part["groups"][cohort]["share"]
         plot = Plot(
             430,
-            340,
+            356,
             x_axis,
             y_axis,
             label=f"Frontier of cohort {cohort}: offline and truth",
             title=f"{cohort.upper()} ({100 * share:.0f} % of the requests)",
             margin=(30, 16, 46, 58),
+            legend=[("offline estimate", "c0"), ("truth", "c1")],
         )
         for found, kind in ((off[cohort], "c0"), (true[cohort], "c1")):
             _trace(plot, found, kind, part["alphas"], cohort)
         plot.add(svg.circle(plot.x(0), plot.y(0), 5, "production", "production"))
-        legend(plot, [("offline estimate", "c0"), ("truth", "c1")])
         pictures.append(plot.render(f"{identity}{cohort}"))
     return pictures
 
@@ -162,7 +149,7 @@ def cohort_responses(part: Part, m: int, identity: str) -> str:
     values: Any = np.concatenate(list(true.values()))
     plot = Plot(
         430,
-        300,
+        316,
         Axis(alphas[0] - pad, alphas[-1] + pad, "α"),
         Axis.around(
             [0.0, *values],
@@ -173,6 +160,7 @@ def cohort_responses(part: Part, m: int, identity: str) -> str:
         label=f"{name} lift against α by cohort",
         title=f"{name}: truth (curves) and A/B tests (dots)",
         margin=(30, 16, 46, 58),
+        legend=[(group.upper(), f"c{i}") for i, group in enumerate(cohorts)],
     )
     for number, group in enumerate(cohorts):
         kind = f"c{number}"
@@ -191,8 +179,4 @@ def cohort_responses(part: Part, m: int, identity: str) -> str:
                     f"{group}, α = {alpha:.2f}: {value:+.2f} %",
                 )
             )
-    falling = true[cohorts[0]][-1] < true[cohorts[0]][0]
-    legend(
-        plot, [(group.upper(), f"c{i}") for i, group in enumerate(cohorts)], right=False, low=bool(falling)
-    )
     return plot.render(identity)
