@@ -129,6 +129,24 @@ def slates(head_nHC: Array, weight_nH: Array, slots: int) -> Array:
 
 
 @_compiled
+def _examined(slate_K: Array, topic_C: Array, exam_K: Array, satiation: float, j: int) -> float:
+    """``exam_j ρ^{seen_j}`` of slot j."""
+    seen: float = exam_K[j]
+    for earlier in range(j):
+        if topic_C[slate_K[earlier]] == topic_C[slate_K[j]]:
+            seen *= satiation
+    return seen
+
+
+@_compiled
+def _outcomes(none_H: Array, out_O: Array) -> None:
+    """Chances of at least one engagement, and of a successful session, from those of none of a kind."""
+    for h in range(HEADS):
+        out_O[h] = 1.0 - none_H[h]
+    out_O[HEADS] = (1.0 - none_H[REPIN] * none_H[P2P] * none_H[CLICK]) * none_H[HIDE]
+
+
+@_compiled
 def slate_probabilities(
     head_nHC: Array, slate_nK: Array, topic_nC: Array, ratio_nH: Array, exam_K: Array, satiation: float
 ) -> Array:
@@ -137,13 +155,9 @@ def slate_probabilities(
     out = np.empty((n, slots, HEADS), dtype=np.float32)
     for i in range(n):
         for j in range(slots):
-            c = slate_nK[i, j]
-            seen = exam_K[j]
-            for earlier in range(j):
-                if topic_nC[i, slate_nK[i, earlier]] == topic_nC[i, c]:
-                    seen *= satiation
+            seen = _examined(slate_nK[i], topic_nC[i], exam_K, satiation, j)
             for h in range(HEADS):
-                p = min(head_nHC[i, h, c] * ratio_nH[i, h], MAX_PROBABILITY)
+                p = min(head_nHC[i, h, slate_nK[i, j]] * ratio_nH[i, h], MAX_PROBABILITY)
                 out[i, j, h] = seen * p
     return out
 
@@ -186,9 +200,7 @@ def expected(
                     for h in range(HEADS):
                         p = min(head_nHC[i, h, best[j]] * ratio_nSH[i, s, h], MAX_PROBABILITY)
                         none[h] *= 1.0 - seen[j] * p
-                for h in range(HEADS):
-                    out[i, a, s, h] = 1.0 - none[h]
-                out[i, a, s, HEADS] = (1.0 - none[REPIN] * none[P2P] * none[CLICK]) * none[HIDE]
+                _outcomes(none, out[i, a, s])
     return out
 
 
@@ -231,18 +243,13 @@ def serve(
             _top(head_nHC[i], weight_VH[v], utility, best, value)
             none[:] = 1.0
             for j in range(slots):
-                seen = exam_K[j]
-                for earlier in range(j):
-                    if topic_nC[i, best[earlier]] == topic_nC[i, best[j]]:
-                        seen *= satiation
+                seen = _examined(best, topic_nC[i], exam_K, satiation, j)
                 for h in range(HEADS):
                     chance = seen * min(head_nHC[i, h, best[j]] * ratio_nH[i, h], MAX_PROBABILITY)
                     none[h] *= 1.0 - chance
                     if uniform_nKH[i, j, h] < np.float32(chance):
                         count_nPH[i, p, h] += 1
-            for h in range(HEADS):
-                expected_nPO[i, p, h] = 1.0 - none[h]
-            expected_nPO[i, p, HEADS] = (1.0 - none[REPIN] * none[P2P] * none[CLICK]) * none[HIDE]
+            _outcomes(none, expected_nPO[i, p])
     return expected_nPO, count_nPH
 
 
