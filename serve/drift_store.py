@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from serve.drift import Reference
-from serve.policy_store import TABLES, PolicyStore
+from serve.policy_database import TABLES
+from serve.policy_store import PolicyStore
 from triton_models.errors import StoreError
 
 REFERENCES = sa.Table(

@@ -14,24 +14,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from serve.breaker import Breaker, Event, after
 from serve.breaker import Decision as BreakerDecision
+from serve.breaker import Event, after
 from serve.clients import ValueClient, ValueQuestion
 from serve.coalesce import Asked, Coalescer, Typical, linger_s
 from serve.config import ValueNetworkConfig
 from serve.decide import Decision, Link, ValueAnswer, check_answer
 from serve.fanout import Call, Clock, Lane
 from serve.metrics import Metrics
-from triton_models.errors import PutsError, SurfaceMismatchError, UpstreamError
+from serve.server_link import ServerLink, remember, require_fitting_model
+from triton_models.errors import SurfaceMismatchError, UpstreamError
 from triton_models.surface import Surface
 from triton_models.tensors import state_specs
 
@@ -44,74 +43,8 @@ LINK_VALUES: dict[Link, int] = {"verified": 1, "open": 0, "unreachable": 0, "mis
 
 UPSTREAM = "value_network"
 
-RUNS = 64
-"""Versions of one server whose run is remembered."""
-
 PATIENCE_STEP = 0.05
 """Weight of the newest ranking in the running mean of the ranker's time."""
-
-
-def require_fitting_model(surface: Surface, parameters: Mapping[str, str], *, where: str) -> None:
-    """Refuse a served model that was made for another surface.
-
-    Raises:
-        SurfaceMismatchError: naming the fields that differ.
-    """
-    if parameters.get("surface_fingerprint") == surface.fingerprint:
-        return
-    if "surface" not in parameters:
-        raise SurfaceMismatchError(
-            f"the model at {where} does not say which control surface it was made for; "
-            "export it with python -m triton_models export"
-        )
-    try:
-        served = Surface.from_dict(json.loads(parameters["surface"]), source=f"surface of {where}")
-        surface.require_same(served, this="the sidecar", that=f"the model at {where}")
-    except SurfaceMismatchError:
-        raise
-    except (ValueError, RecursionError, PutsError) as error:
-        raise SurfaceMismatchError(f"the model at {where} has an unreadable surface: {error}") from error
-    raise SurfaceMismatchError(f"the model at {where} has a fingerprint that is not its surface's")
-
-
-@dataclass
-class ServerLink:
-    """One server and what is known of it."""
-
-    client: ValueClient
-    lane: Lane
-    coalescer: Coalescer
-    link: Link = "unreachable"
-    """What its parameters say; never "open"."""
-    detail: str = "not asked yet"
-    run_id: str | None = None
-    """Of the version that its parameters were read of last."""
-    runs: dict[str, str | None] = field(default_factory=dict)
-    """Version → run id, of the versions of one repository whose parameters were read."""
-    breaker: Breaker = field(default_factory=Breaker)
-    broken: str = ""
-    """Why the breaker is not closed."""
-    suspect: bool = False
-    """A call was late or failed, and the watcher has not looked since."""
-    read_due_s: float = 0.0
-    """When its parameters are to be read again."""
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    warned_of: tuple[str | None] | None = None
-    """The foreign run that was last warned of."""
-
-    @property
-    def state(self) -> Link:
-        """What is known of the server, its breaker included."""
-        return self.link if self.link == "mismatch" or self.breaker.admits else "open"
-
-
-def _remember(runs: dict[str, str | None], version: str | None, run_id: str | None) -> None:
-    """Note which run a version is of; the same version of another run is of another repository."""
-    if version is None:
-        return
-    if runs.get(version, run_id) != run_id or len(runs) >= RUNS:
-        runs.clear()
-    runs[version] = run_id
 
 
 class ValueLinks:
@@ -320,7 +253,7 @@ class ValueLinks:
             kind, detail = "unreachable", f"the check broke: {error!r}"
         if kind == "verified":
             link.run_id = parameters.get("run_id")
-            _remember(runs, link.client.described_version, link.run_id)
+            remember(runs, link.client.described_version, link.run_id)
         self._set(link, kind, detail)
         self._warn_of_foreign_run(link)
         return kind == "verified"

@@ -23,6 +23,16 @@ from pydantic import ValidationError
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from serve.policy import Activation, Policy
+from serve.policy_database import (
+    ACTIVATIONS,
+    FRONTIERS,
+    POLICIES,
+    RAMP_WINDOWS,
+    create_tables,
+    engine_options,
+    first_line,
+    take_over_transactions,
+)
 from triton_models.errors import (
     ConfigurationError,
     FrontierError,
@@ -34,45 +44,6 @@ from triton_models.errors import (
 from triton_models.frontier import Frontier
 
 logger = logging.getLogger(__name__)
-
-TABLES = sa.MetaData()
-
-POLICIES = sa.Table(
-    "puts_policies",
-    TABLES,
-    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("surface_fingerprint", sa.String(64), nullable=False),
-    sa.Column("frontier_fingerprint", sa.String(64)),
-    sa.Column("author", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
-)
-ACTIVATIONS = sa.Table(
-    "puts_activations",
-    TABLES,
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("at", sa.Double, nullable=False),
-    sa.Column("author", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("ramp_offset_s", sa.Double, nullable=False),
-)
-RAMP_WINDOWS = sa.Table(
-    "puts_ramp_windows",
-    TABLES,
-    sa.Column("replica", sa.String(64), primary_key=True),
-    sa.Column("sequence", sa.Integer, nullable=False),
-    sa.Column("at", sa.Double, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
-)
-"""What each replica has lately counted of the ramped arm (:mod:`serve.guardrails`); no history."""
-FRONTIERS = sa.Table(
-    "puts_frontiers",
-    TABLES,
-    sa.Column("fingerprint", sa.String(64), primary_key=True),
-    sa.Column("body", sa.Text, nullable=False),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +96,7 @@ class PolicyStore:
             if parsed.drivername in ("postgresql", "postgres"):
                 parsed = parsed.set(drivername="postgresql+psycopg")
             self.name = parsed.render_as_string(hide_password=True)
-            self._engine = sa.create_engine(parsed, **_options(parsed, timeout_s))
+            self._engine = sa.create_engine(parsed, **engine_options(parsed, timeout_s))
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
             # The message may repeat the URL, and the URL may hold a password.
             raise ConfigurationError(
@@ -135,7 +106,7 @@ class PolicyStore:
         if parsed.get_backend_name() == "sqlite":
             if parsed.database in (None, "", ":memory:"):
                 raise ConfigurationError("policy store: a database in memory would not survive a restart")
-            _take_over_transactions(self._engine)
+            take_over_transactions(self._engine)
         self._made = False
 
     @contextmanager
@@ -148,7 +119,7 @@ class PolicyStore:
         """
         try:
             if not self._made:
-                _create_tables(self._engine)
+                create_tables(self._engine)
                 self._made = True
             with (
                 self._engine.connect().execution_options(puts_change=change) as connection,
@@ -160,7 +131,7 @@ class PolicyStore:
                 "somebody else has changed the policy at the same moment; look at it and try again"
             ) from error
         except (SQLAlchemyError, OSError) as error:
-            raise StoreError(f"policy store {self.name}: {_first_line(error)}") from error
+            raise StoreError(f"policy store {self.name}: {first_line(error)}") from error
 
     def _changing(self) -> AbstractContextManager[sa.Connection]:
         return self.transaction(change=True)
@@ -382,55 +353,3 @@ def _keep_frontier(connection: sa.Connection, frontier: Frontier) -> None:
     if connection.scalar(known) is None:
         body = json.dumps(frontier.to_dict(), allow_nan=False)
         connection.execute(FRONTIERS.insert().values(fingerprint=frontier.fingerprint, body=body))
-
-
-# ---------------------------------------------------------------------- databases
-
-
-def _options(url: sa.URL, timeout_s: float) -> dict[str, Any]:
-    if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": timeout_s}}
-    if url.get_backend_name() != "postgresql":
-        raise ArgumentError("SQLite and PostgreSQL are supported")
-    milliseconds = round(timeout_s * 1000)
-    return {
-        "pool_size": 2,
-        "pool_timeout": timeout_s,
-        "pool_pre_ping": True,
-        "connect_args": {
-            "connect_timeout": max(2, round(timeout_s)),
-            "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
-            # A server that vanished without a word must not hold the poll for the kernel's two hours.
-            "tcp_user_timeout": milliseconds,
-        },
-    }
-
-
-def _take_over_transactions(engine: sa.Engine) -> None:
-    """Make SQLite's transactions real ones: by itself the driver begins them late, after the first read."""
-
-    @sa.event.listens_for(engine, "connect")
-    def _connect(connection: Any, _: object) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        # A reader that turns into a writer would be refused at once if another one was faster.
-        change = connection.get_execution_options().get("puts_change")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if change else "BEGIN")
-
-
-def _create_tables(engine: sa.Engine) -> None:
-    try:
-        TABLES.create_all(engine)
-    except (IntegrityError, sa.exc.ProgrammingError, sa.exc.OperationalError):
-        # Another replica made them between our look and our CREATE; or it is a real error, and shows again.
-        TABLES.create_all(engine)
-
-
-def _first_line(error: BaseException) -> str:
-    # SQLAlchemy appends the statement and a link; people need the first line.
-    origin = getattr(error, "orig", None) or error
-    return next((line.strip() for line in str(origin).splitlines() if line.strip()), repr(origin))

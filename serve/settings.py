@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from serve.config import SidecarConfig, read_settings
-from serve.links import require_fitting_model
 from serve.policy_settings import access_settings, policy_store_settings
 from serve.pseudonyms import make_rename
+from serve.server_link import require_fitting_model
 from triton_models.errors import ConfigurationError, RepositoryError
 from triton_models.frontier import Frontier, load_frontier
 from triton_models.repository import read_model

@@ -1,7 +1,6 @@
 """One request from parsed body to answer: encode, fan out, wait, decide, blend, cut.
 
-The ranker and the value network start at the same time. The value network is waited for until its budget
-ends, or until the ranker has answered if that is later, since waiting beside the ranker costs nothing.
+The ranker and the value network (:mod:`serve.value_race`) start at the same time.
 """
 
 from __future__ import annotations
@@ -10,58 +9,40 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from serve.assignment import Assignment
 from serve.blend import Blend, top_k
-from serve.breaker import Event
 from serve.clients import (
     RankerClient,
     TritonRankerClient,
     TritonValueClient,
     ValueClient,
-    ValueQuestion,
     ranker_state_inputs,
 )
-from serve.coalesce import Asked
 from serve.config import SidecarConfig
 from serve.context import CURRENT
 from serve.decide import (
     Decision,
     OperatingPoint,
-    Outcome,
-    Reason,
-    Situation,
-    ValueAnswer,
-    check_answer,
-    decide,
-    explored,
-    refusal,
-    remaining_wait_s,
-    static,
 )
 from serve.decision_log_metrics import open_decision_log
 from serve.drift_monitor import DriftMonitor
-from serve.fanout import Call, Clock
-from serve.links import ServerLink, ValueLinks
+from serve.fanout import Clock
+from serve.links import ValueLinks
 from serve.metrics import Metrics
 from serve.policies import Policies
 from serve.policy_keeper import PolicyKeeper
 from serve.rankers import Failure, Question, Rankers
 from serve.requests import RankRequest, WeightsRequest
+from serve.value_race import Begun, Encoded, ValueRace, ValueRaces
 from serve.wire import Headers
 from triton_models.encoding import StateTensors, encode_state
 from triton_models.errors import (
     RequestError,
     StateError,
     StateIncompleteError,
-    UpstreamError,
-    UpstreamInvalidError,
-    UpstreamRefusedError,
-    UpstreamUnavailableError,
 )
 from triton_models.surface import Surface
 
@@ -73,40 +54,6 @@ READY_S = 2.0
 
 CALLERS_OWN = frozenset({"no_ranker", "ranker_refused"})
 """Rankings that failed for their caller's own reasons: no policy is blamed for them."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A state as tensors, or what is wrong with it."""
-
-    tensors: StateTensors
-    problem: Reason | None
-    message: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Begun:
-    """A request that has its assignment: from one snapshot of the policy, whatever changes meanwhile."""
-
-    started_s: float
-    control: bool
-    """Whether weights may be other than production's: the operator's switch and the request's, both."""
-    encoded: Encoded
-    assigned: Assignment
-
-
-@dataclass
-class ValueRace:
-    """The value network's part of one request."""
-
-    refused: Reason | None
-    settled: Decision | None = None
-    """The policy's own choice: the value network is not asked."""
-    link: ServerLink | None = None
-    call: Call[ValueAnswer] | None = None
-    asked: Asked | None = None
-    epoch: int = 0
-    """The breaker's when the call began: an older call says nothing about a server that is back."""
 
 
 def milliseconds(seconds: float | None) -> float | None:
@@ -149,6 +96,7 @@ class Sidecar:
             expected_run_id=config.expected_run_id,
             clock=clock,
         )
+        self.values = ValueRaces(surface, network, self.links, self.metrics, clock)
         self.decisions = open_decision_log(config, self.metrics.registry)
         self.rankers: Rankers | None = None
         if config.ranker is not None:
@@ -190,8 +138,8 @@ class Sidecar:
     async def weights(self, request: WeightsRequest, headers: Headers) -> dict[str, Any]:
         """Answer ``/v1/weights``."""
         begun = self._begin(request)
-        race = self._start_value(begun, headers, beside_ranker=False)
-        decision = await self._finish_value(race, begun.started_s)
+        race = self.values.start(begun, headers, beside_ranker=False)
+        decision = await self.values.finish(race, begun.started_s)
         self.policies.record(begun.assigned, decision)
         self.drift.observe(request.cohort, begun.assigned, decision)
         return self._answer(request, begun, decision, race)
@@ -217,14 +165,14 @@ class Sidecar:
         scoring = rankers.start(Question(tensors, request.candidates, headers, request.features))
         if isinstance(scoring, Failure):
             return scoring
-        race = self._start_value(begun, headers, beside_ranker=True)
+        race = self.values.start(begun, headers, beside_ranker=True)
         scores_nH = await rankers.finish(scoring)
         if isinstance(scores_nH, Failure):
-            self._leave(race)
+            self.values.leave(race)
             return scores_nH
         call = scoring.call
         self.links.observe_ranker(call.duration_s or 0.0)
-        decision = await self._finish_value(race, begun.started_s)
+        decision = await self.values.finish(race, begun.started_s)
         added_s = self._clock() - (call.ended_s or begun.started_s) if race.call is not None else 0.0
         self.metrics.observe("added", added_s)
         utility_n = self._blend.utility(scores_nH, decision.weights_W)
@@ -269,90 +217,6 @@ class Sidecar:
             return encode_state(_without_history(self.config.surface), request.state or {})
         except StateError as error:
             raise RequestError(f"{error}; the ranker needs it") from error
-
-    def _start_value(self, begun: Begun, headers: Headers, *, beside_ranker: bool) -> ValueRace:
-        control, encoded, assigned = begun.control, begun.encoded, begun.assigned
-        if control and assigned.action is not None:
-            return ValueRace(refused=None, settled=explored(self.config.surface, assigned.action))
-        scalarization_M = assigned.scalarization_M
-        if control and scalarization_M is None:
-            return ValueRace(refused=None, settled=static(self.config.surface))
-        link = self.links.pick()
-        situation = Situation(
-            control=control,
-            state_problem=encoded.problem,
-            link="verified" if link is not None else self.links.overall,
-            in_flight=link.coalescer.in_flight if link is not None else 0,
-            max_in_flight=self.config.value_network.max_in_flight,
-        )
-        refused = refusal(situation)
-        if refused is not None or link is None or scalarization_M is None:
-            return ValueRace(refused=refused or "unavailable")
-        epoch = link.breaker.epoch
-        question = ValueQuestion(encoded.tensors, scalarization_M, headers)
-        asked, call = self.links.ask(link, question, beside_ranker=beside_ranker)
-        # Not a closure over the race, which holds the call: a cycle per request would need collecting.
-        call.on_late_failure = lambda error: self._report(link, epoch, asked, error)
-        return ValueRace(refused=None, link=link, call=call, asked=asked, epoch=epoch)
-
-    def _report(self, link: ServerLink, epoch: int, asked: Asked, error: BaseException) -> None:
-        """Tell the link's breaker of a failed call."""
-        why = str(error) if isinstance(error, UpstreamError) else f"unreadable answer: {error!r}"
-        # A server that refuses a request works: one caller's wrong ones must not close it to everybody.
-        self._tell(
-            link, epoch, asked, "answered" if isinstance(error, UpstreamRefusedError) else "failed", why
-        )
-
-    def _tell(self, link: ServerLink, epoch: int, asked: Asked, event: Event, why: str = "") -> None:
-        """Tell the link's breaker what became of a call, once for all requests that shared it."""
-        if asked.call.is_news(event):
-            self.links.report(link, event, epoch=epoch, why=why)
-
-    async def _finish_value(self, race: ValueRace, started_s: float) -> Decision:
-        if race.settled is not None:
-            self.metrics.count_decision(race.settled)
-            return race.settled
-        outcome = await self._outcome(race, started_s)
-        decision = decide(self.config.surface, outcome)
-        if race.link is not None and race.asked is not None and not isinstance(outcome, str):
-            if decision.reason == "invalid_answer":
-                wrong = check_answer(self.config.surface, outcome)
-                self._tell(race.link, race.epoch, race.asked, "failed", f"answers rubbish: {wrong}")
-            else:
-                self._tell(race.link, race.epoch, race.asked, "answered")
-        self.metrics.count_decision(decision)
-        return decision
-
-    async def _outcome(self, race: ValueRace, started_s: float) -> Outcome:
-        link, asked, epoch = race.link, race.asked, race.epoch
-        if race.refused is not None or race.call is None or link is None or asked is None:
-            return race.refused or "unavailable"
-        budget_ms = self.config.value_network.budget_ms
-        wait_s = remaining_wait_s(started_s=started_s, now_s=self._clock(), budget_ms=budget_ms)
-        if not await race.call.wait(wait_s):
-            race.call.abandoned = True
-            self._tell(link, epoch, asked, "late", f"no answer within {budget_ms:g} ms")
-            return "late"
-        try:
-            return race.call.task.result()
-        except UpstreamInvalidError as error:
-            self._report(link, epoch, asked, error)
-            return "invalid_answer"
-        except UpstreamUnavailableError as error:
-            self._report(link, epoch, asked, error)
-            return "unavailable"
-        except Exception as error:  # the last net: no fault of the value network fails a request
-            logger.exception("the call to the value network at %s broke", link.client.name)
-            self._report(link, epoch, asked, error)
-            return "invalid_answer"
-
-    def _leave(self, race: ValueRace) -> None:
-        if race.call is None or race.link is None or race.asked is None:
-            return
-        if not race.call.task.done():
-            race.call.abandoned = True
-        elif not race.call.task.cancelled() and (error := race.call.task.exception()) is not None:
-            self._report(race.link, race.epoch, race.asked, error)
 
     def _answer(
         self,

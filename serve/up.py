@@ -19,8 +19,8 @@ from serve.access import Access
 from serve.clients import TritonValueClient
 from serve.cluster import base_urls, free_port, is_direct, ray_running, sidecar_deployed
 from serve.config import SidecarConfig
-from serve.links import require_fitting_model
 from serve.policy_keeper import require_openable
+from serve.server_link import require_fitting_model
 from serve.settings import settings_of
 from triton_models.doors import StopSignals, say
 from triton_models.errors import ConfigurationError, ServerError, UpstreamUnavailableError

@@ -15,8 +15,9 @@ from serve.api import create_app
 from serve.decide import Decision, Source, ValueAnswer, static
 from serve.fakes import FakeValueClient
 from serve.fanout import Clock
-from serve.links import ServerLink, ValueLinks
+from serve.links import ValueLinks
 from serve.metrics import Metrics
+from serve.server_link import ServerLink
 from serve.sidecar import Sidecar
 from tests.support.surfaces import small_surface_data
 from tests.unit.serve.asgi import running
