@@ -178,6 +178,9 @@ class Terms:
     """Importance weights; the effective sample size is made of these."""
     hits: int
     """Rows whose logged action the policy could have taken."""
+    spread_HR: FloatArray | None = None
+    """Numerators whose noise is the width of the interval; None: the numerators' own noise. An estimator
+    with a bias that it knows the size of has more here than its noise."""
 
 
 class Estimator(ABC):

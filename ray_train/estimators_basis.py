@@ -40,7 +40,10 @@ RATIO_DEGREE, SCALE_DEGREE = 8, 2
 BETWEEN_RATIO_DEGREE, LEAST_RATIO_DEGREE = 6, 4
 """Highest and lowest for :func:`interpolation`, which nothing damps; below, a cell's corners say more."""
 DECAY = 0.45
-"""A coefficient of degree d is about ``DECAY^d`` of the value; measured in the simulated feed."""
+"""A coefficient of order d is about ``DECAY^d`` of the value; measured in the simulated feed."""
+SCALE_ORDER, NEXT_SCALE_ORDER = 4, 3
+"""Orders that the first power of 1 / g counts, and each further one: measured coefficients of 1 / g are
+0.01 to 0.04 of the value, those of its square 0.001 to 0.005 (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,25 @@ class ActionBasis:
         size τ_b and is read with a variance of ``noise``, both relative to the function's mean (a ridge
         regression; kriging). No noise: :attr:`hat_AA`. Rows sum to 1.
         """
+        return self._weighted_AA(self._kept_B(noise))
+
+    def doubted_hat_AA(self, noise: float) -> FloatArray:
+        """``(1/A) Σ_b √s_b φ_b φ_bᵀ``: its noise is :meth:`damped_hat_AA`'s, and the bias to be expected.
+
+        Under the same prior the squared error of a damped coefficient is ``s_b² noise`` (what the rows add)
+        and ``(1 - s_b)² τ_b²`` (what was damped away) in the mean, together its posterior variance
+        ``s_b noise``: the variance of the coefficient read with a weight of √s_b. Intervals of that width are
+        Wahba's (*Bayesian "Confidence Intervals" for the Cross-validated Smoothing Spline*, 1983); they cover
+        on average over the function (Nychka 1988).
+        """
+        return self._weighted_AA(np.sqrt(self._kept_B(noise)))
+
+    def _kept_B(self, noise: float) -> FloatArray:
         prior_B = DECAY ** (2.0 * self.order_B)
-        kept_B = np.where(self.order_B == 0, 1.0, prior_B / (prior_B + noise))
-        return np.asarray((self.values_AB * kept_B) @ self.values_AB.T / len(self.values_AB))
+        return np.where(self.order_B == 0, 1.0, prior_B / (prior_B + noise))
+
+    def _weighted_AA(self, weight_B: FloatArray) -> FloatArray:
+        return np.asarray((self.values_AB * weight_B) @ self.values_AB.T / len(self.values_AB))
 
     def coefficients(self, values_nAM: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """``(1/A) Σ_a f(a) φ_b(a)`` of functions given on the grid, [n, M, B]."""
@@ -86,16 +105,19 @@ def utility_basis(
     ``Σ p_j / degree + q / scale_degree ≤ 1``.
 
     With ``scale_degree`` 0 it knows ratios only. A single weight has no ratios: then powers of ``log w``.
-    Weights that may be 0 or less have no logarithm: then it is :func:`polynomial_basis`.
+    Weights that may be 0 or less have no logarithm: then it is :func:`polynomial_basis`. The functions are
+    made orthonormal from the lowest order to the highest: what the ratios can say is theirs.
     """
     if any(weight.minimum <= 0 for weight in surface.controlled):
         return polynomial_basis(surface)
-    powers = _utility_powers(surface, degree, scale_degree)
+    powers = sorted(
+        _utility_powers(surface, degree, scale_degree), key=lambda p: (_utility_order(p), p[-1], p)
+    )
     values_AB, kept = _orthonormal(_utility_columns(surface, surface.actions, powers))
     told = f" and of their scale up to {scale_degree}" if scale_degree and len(surface.controlled) > 1 else ""
     return ActionBasis(
         values_AB * np.sqrt(len(values_AB)),
-        np.array([sum(powers[b]) for b in kept]),
+        np.array([_utility_order(powers[b]) for b in kept]),
         f"{len(kept)} polynomials of the weights' log ratios up to degree {degree}{told}",
     )
 
@@ -147,6 +169,12 @@ def _utility_powers(surface: Surface, degree: int, scale_degree: int) -> list[tu
     powers = itertools.product(*[range(degree + 1)] * ratios, range(scales + 1))
     kept = [p for p in powers if sum(p[:-1]) * max(scales, 1) + p[-1] * degree <= degree * max(scales, 1)]
     return sorted(kept, key=lambda p: (sum(p), p))
+
+
+def _utility_order(power: tuple[int, ...]) -> int:
+    """Total degree in the ratios, and what the power of 1 / g counts."""
+    *ratios, scale = power
+    return sum(ratios) + (SCALE_ORDER + NEXT_SCALE_ORDER * (scale - 1) if scale else 0)
 
 
 def _utility_columns(surface: Surface, weights_TW: FloatArray, powers: list[tuple[int, ...]]) -> FloatArray:

@@ -17,15 +17,16 @@ Shape legend: N rows, A actions, B basis functions, W controlled weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import NormalDist
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ray_train.estimators import FloatArray, LoggedRows, Policy
+from ray_train.estimators import FloatArray, LoggedRows, Policy, Terms
 from ray_train.estimators_basis import ActionBasis
-from ray_train.estimators_model import DoublyRobust, ModelEstimator
+from ray_train.estimators_model import DoublyRobust, ModelEstimator, ModelledRows
 from ray_train.estimators_reward import FOLDS, ActionValueModel
 from ray_train.evaluation import CHUNK_ROWS, user_chunks
 from triton_models.surface import Surface
@@ -95,7 +96,9 @@ class ProjectionDR(SmoothedDR):
     there were B actions. Weights may be negative. A basis that spans the grid makes it DR.
 
     The damping s (:meth:`~ray_train.estimators_basis.ActionBasis.damped_hat_AA`) leaves out what these rows
-    could not tell from noise anyhow: it vanishes as rows grow, so that the bias stays small beside the noise.
+    could not tell from noise anyhow: it vanishes as rows grow. The bias that it leaves is of known size under
+    the same prior, and intervals are wide enough for both (:meth:`ActionBasis.doubted_hat_AA
+    <ray_train.estimators_basis.ActionBasis.doubted_hat_AA>`): in their width w is made of √s instead of s.
 
     ρ, the share of exact matching, is 0 unless DR, which needs no assumption on Q, differs from the
     projection by more than noise (:func:`exact_share`).
@@ -122,13 +125,23 @@ class ProjectionDR(SmoothedDR):
         smoother_AA = (1.0 - exact) * hat_AA + exact * np.eye(len(hat_AA))
         super().__init__(model, smoother_AA)
         self.predicting_AB = smoother_AA @ model.basis.values_AB
+        self._doubt_AA = (1.0 - exact) * (basis.doubted_hat_AA(noise) - hat_AA)
+
+    def terms(self, rows: LoggedRows, policy: Policy) -> Terms:
+        """As everywhere; the interval's width counts the bias of the damping, if there is any."""
+        prepared = rows if isinstance(rows, ModelledRows) else self.prepare(rows)
+        terms = super().terms(prepared, policy)
+        if not self.noise or self.exact == 1:
+            return terms
+        doubt_N = policy.pick(self._doubt_AA, prepared) / prepared.propensity_N
+        return replace(terms, spread_HR=terms.numerator_HR + doubt_N[:, None] * prepared.residual_NR)
 
     @property
     def knobs(self) -> str:
         """φ, the noise and ρ."""
         return (
             f"{self.basis.description}, damped for noise of {self.noise**0.5:.2%} of the value in a "
-            f"coefficient; share of exact matching {self.exact:.3f}"
+            f"coefficient; share of exact matching {self.exact:.3f}; intervals count the bias of the damping"
         )
 
 

@@ -48,26 +48,31 @@ def evaluate(
 ) -> Evaluation:
     """Value policies on rows that are sorted by user; ``policies[0]`` is the baseline of the lifts.
 
-    Without an interval method the bounds are NaN.
+    The intervals lie around the estimates and are as wide as those of the estimator's
+    :attr:`~ray_train.estimators.Terms.spread_HR` where it has one. Without an interval method the bounds are
+    NaN.
     """
     outcomes = rows.outcome_NR.shape[1]
-    total_PR2 = np.zeros((len(policies), outcomes, 2))
+    total_PR2, spread_PR2 = np.zeros((2, len(policies), outcomes, 2))
     moment_P3 = np.zeros((len(policies), 3))
     for part in user_chunks(rows.user_N, chunk_rows):
-        sum_UPR2, part_P3 = _chunk_sums(
+        sum_UPR2, spread_UPR2, part_P3 = _chunk_sums(
             estimator, rows.take(part), [policy.take(part) for policy in policies]
         )
         total_PR2 += sum_UPR2.sum(axis=0)
         moment_P3 += part_P3
         if interval is not None:
-            interval.add(sum_UPR2)
+            spread_PR2 += spread_UPR2.sum(axis=0)
+            interval.add(spread_UPR2)
     # Where no row took the policy's action a model would still answer; the logs do not.
     total_PR2[moment_P3[:, 0] == 0] = 0.0
     lift_PR = relative_lifts(total_PR2)
     bounds = np.full(total_PR2.shape, np.nan)
     bands = Bands(bounds, float("nan"))
     if interval is not None and len(rows):
-        bounds, bands = interval.bounds(), interval.bands()
+        shift_PR1 = (lift_PR - relative_lifts(spread_PR2))[..., None]
+        bounds, bands = interval.bounds() + shift_PR1, interval.bands()
+        bands = Bands(bands.bounds_PR2 + shift_PR1, bands.critical)
     undefined = np.isnan(lift_PR)[..., None]
     weight_P, square_P = moment_P3[:, 1], moment_P3[:, 2]
     return Evaluation(
@@ -99,19 +104,33 @@ def user_chunks(user_N: npt.NDArray[np.int32], chunk_rows: int) -> Iterator[slic
 
 def _chunk_sums(
     estimator: Estimator, rows: LoggedRows, policies: Sequence[Policy]
-) -> tuple[FloatArray, FloatArray]:
-    """Per user sums [U, P, R, 2], and (hits, Σ w, Σ w²) per policy [P, 3]."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Per user sums, those the intervals are made of [U, P, R, 2]; (hits, Σ w, Σ w²) per policy [P, 3]."""
     first_N = np.diff(rows.user_N, prepend=rows.user_N[:1] - 1) != 0
     local_N = np.cumsum(first_N) - 1
     users, outcomes = int(local_N[-1]) + 1, rows.outcome_NR.shape[1]
     sum_UPR2 = np.zeros((users, len(policies), outcomes, 2))
+    spread_UPR2 = sum_UPR2
     moment_P3 = np.zeros((len(policies), 3))
     prepared = estimator.prepare(rows)
+    shared_HR, shared_UR = np.zeros((0, outcomes)), np.zeros((users, outcomes))
     for p, policy in enumerate(policies):
         terms = estimator.terms(prepared, policy)
         moment_P3[p] = terms.hits, terms.weight_H.sum(), (terms.weight_H**2).sum()
         user_H = local_N if terms.row_H is None else local_N[terms.row_H]
-        for r in range(outcomes):
-            for k, part_HR in enumerate((terms.numerator_HR, terms.denominator_HR)):
-                sum_UPR2[:, p, r, k] = np.bincount(user_H, weights=part_HR[:, r], minlength=users)
-    return sum_UPR2, moment_P3
+        if terms.denominator_HR is not shared_HR:  # with a model every row counts, whatever the policy
+            shared_HR, shared_UR = terms.denominator_HR, _by_user(terms.denominator_HR, user_H, users)
+        sum_UPR2[:, p, :, 0] = _by_user(terms.numerator_HR, user_H, users)
+        sum_UPR2[:, p, :, 1] = shared_UR
+        if terms.spread_HR is None:
+            continue
+        if spread_UPR2 is sum_UPR2:
+            spread_UPR2 = np.zeros_like(sum_UPR2)
+        spread_UPR2[:, p, :, 0] = _by_user(terms.spread_HR, user_H, users)
+        spread_UPR2[:, p, :, 1] = shared_UR
+    return sum_UPR2, spread_UPR2, moment_P3
+
+
+def _by_user(part_HR: FloatArray, user_H: npt.NDArray[np.intp], users: int) -> FloatArray:
+    """Sums of the rows of every user, [U, R]."""
+    return np.stack([np.bincount(user_H, weights=part_H, minlength=users) for part_H in part_HR.T], axis=1)

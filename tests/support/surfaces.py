@@ -30,3 +30,13 @@ def small_surface_data() -> dict[str, Any]:
 def small_surface() -> Surface:
     """The surface of :func:`small_surface_data`."""
     return Surface.from_dict(small_surface_data())
+
+
+def grid_surface(points: list[int], ranges: tuple[float, float] = (1, 10)) -> Surface:
+    """The small surface with a grid of so many points, all weights with one range, and no fixed heads."""
+    low, high = ranges
+    controlled = [
+        {"head": f"h{i}", "minimum": low, "maximum": high, "points": n, "production": 3.0}
+        for i, n in enumerate(points)
+    ]
+    return Surface.from_dict({**small_surface_data(), "controlled": controlled, "fixed": {}})

@@ -36,7 +36,7 @@ from ray_train.evaluation import evaluate
 from ray_train.intervals import DeltaMethod
 from tests.support.frontiers import planted_rows
 from tests.support.reward_models import TableModel
-from tests.support.surfaces import small_surface_data
+from tests.support.surfaces import grid_surface, small_surface_data
 from triton_models.errors import ConfigurationError
 from triton_models.surface import Surface
 
@@ -137,18 +137,6 @@ def test_a_utility_basis_has_what_the_utility_is_made_of() -> None:
     assert np.abs(hat_AA @ (scale_A * ratio_A**3) - scale_A * ratio_A**3).max() > 1e-3
 
 
-def test_damping_leaves_the_mean_and_more_of_what_is_simple() -> None:
-    basis = utility_basis(grid_surface([4, 5], ranges=(1, 9)), 4, 2)
-    np.testing.assert_allclose(basis.damped_hat_AA(0.0), basis.hat_AA)
-    damped = basis.damped_hat_AA(1e-3)
-    np.testing.assert_allclose(damped.sum(axis=1), 1.0)
-    kept_B = np.einsum("ab,ac,cb->b", basis.values_AB, damped, basis.values_AB) / len(damped)
-    np.testing.assert_allclose(kept_B[0], 1.0)
-    order = np.argsort(basis.order_B)
-    assert (np.diff(kept_B[order]) <= 1e-12).all()
-    assert kept_B.min() < 0.7
-
-
 def test_interpolation_is_exact_for_what_it_fits_and_on_the_grid() -> None:
     surface = grid_surface([9, 9], ranges=(1, 9))
     weights = np.array([[2.4, 6.5], [4.5, 3.5], surface.actions[11], [0.5, 20.0]])
@@ -176,15 +164,6 @@ def test_interpolation_without_logarithms_is_exact_for_polynomials() -> None:
         return np.asarray(1.0 + w[:, 0] * w[:, 1] + w[:, 1] ** 2)
 
     np.testing.assert_allclose(interpolation(surface, weights) @ known(surface.actions), known(weights))
-
-
-def grid_surface(points: list[int], ranges: tuple[float, float] = (1, 10)) -> Surface:
-    low, high = ranges
-    controlled = [
-        {"head": f"h{i}", "minimum": low, "maximum": high, "points": n, "production": 3.0}
-        for i, n in enumerate(points)
-    ]
-    return Surface.from_dict({**small_surface_data(), "controlled": controlled, "fixed": {}})
 
 
 @given(st.floats(0.1, 5.0))
