@@ -110,11 +110,12 @@ def correlations(summary: Summary, points: list[Part]) -> Lines:
                 if name == "tested" and objective in published.PEARSON
                 else "–"
             )
-            counts = sorted({part["correlation"][name]["points"] for part in points})
+            counts = [part["correlation"][name]["points"] for part in points]
+            number = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
             rows.append(
                 [
                     title,
-                    " to ".join(str(count) for count in counts),
+                    number,
                     objective,
                     _r(online),
                     ", ".join(f"{r:.4f}" for r in online.worlds),

@@ -272,6 +272,14 @@ def test_the_report_shows_the_papers_figures_beside_ours(tmp_path: Path) -> None
     assert data["findings"][0]["verdict"] == "reproduced"
 
 
+def test_how_many_points_lie_near_the_balanced_one_is_said_as_a_range(tmp_path: Path) -> None:
+    points = [made_up_part(seed) for seed in (1, 2, 3)]
+    for part, count in zip(points, (10, 9, 11), strict=True):
+        part["correlation"]["near"] = {**part["correlation"]["near"], "points": count}
+    text = write_report(tmp_path, PaperSettings(seeds=(1, 2, 3)), points, *made_up()[1:])
+    assert "| 9 to 11 | repin |" in text and f"| {POINTS} | repin |" in text
+
+
 def test_a_run_with_more_traffic_is_shown_beside(tmp_path: Path) -> None:
     write_report(tmp_path / "small", PaperSettings(seeds=(1, 2)), *made_up())
     large = PaperSettings(seeds=(1, 2), requests=1_000_000, users=100_000)
