@@ -10,6 +10,17 @@ STAGES = ("external", "supervised", "operations")
 """external: servers of somebody else's, faults measure breaker and recovery. supervised: servers that
 ``serve up`` started, faults measure supervision. operations: replicas, policies, their store, the log."""
 
+FAULTS = {
+    "external": (
+        *("value_killed", "value_stopped", "stub_stopped", "stub_killed"),
+        *("rubbish_nan", "rubbish_off_grid", "rubbish_wrong_shape", "rubbish_empty", "rubbish_error"),
+        *("value_slow", "ranker_slow", "ranker_error", "ranker_rubbish", "ranker_killed"),
+    ),
+    "supervised": ("embedded_killed", "embedded_stub_killed", "embedded_stopped"),
+    "operations": ("policy_changed", "store_gone", "replica_killed", "disk_full"),
+}
+"""Stage → names of its faults."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChaosSettings:
@@ -41,6 +52,9 @@ class ChaosSettings:
         unknown = sorted(set(self.stages) - set(STAGES))
         if unknown or not self.stages:
             raise BenchmarkError(f"stages are {', '.join(STAGES)}; got {', '.join(unknown) or 'none'}")
+        known = [name for stage in self.stages for name in FAULTS[stage]]
+        if strangers := [name for name in self.only if name not in known]:
+            raise BenchmarkError(f"no fault {strangers[0]!r} in these stages; there are {', '.join(known)}")
         if not 0 < self.share <= 1:
             raise BenchmarkError(f"share lies in (0, 1], got {self.share:g}")
         if min(self.control_s, self.fault_s, self.after_s) <= 0:

@@ -25,7 +25,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder for chaos.json, .md, .html, .svg and .png")
     add("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="which stages")
-    add("--only", nargs="+", default=[], metavar="FAULT", help="only these faults, by name")
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="FAULT",
+        help="only these faults; a wrong name lists them",
+    )
     add("--run", type=Path, default=None, help="serve this run; default: distilled parts, never fitted")
     add(
         "--quick", action="store_true", help="test the whole path in half a minute with stand-ins; no figures"
@@ -70,8 +76,8 @@ def run(options: argparse.Namespace) -> None:
     )
     measured = Stages(settings, materials, out / "work", say).run(machine)
     if not any(stage.outcomes for stage in measured.stages):
-        why = "; ".join(measured.failed.values()) or "are the names given to --only right?"
-        raise BenchmarkError(f"no fault was put in: {why}")
+        broken = [f"{name}: {why}" for stage in measured.stages for name, why in stage.broken.items()]
+        raise BenchmarkError(f"no fault was put in: {'; '.join([*measured.failed.values(), *broken])}")
     text = as_markdown(measured)
     write_json(out / "chaos.json", as_json(measured))
     write_atomically(out / "chaos.md", text)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
 from benchmarks.chaos.episodes import Episode, fault_free, judge, timeline
+from benchmarks.chaos.faults import lying_faults, ranker_faults, supervised_faults, triton_faults
 from benchmarks.chaos.measure import Measured, StageResult
+from benchmarks.chaos.operations import disk_fault, policy_fault, replica_fault, store_fault
 from benchmarks.chaos.page import render_page
 from benchmarks.chaos.report import as_json, as_markdown
-from benchmarks.chaos.settings import ChaosSettings
+from benchmarks.chaos.settings import FAULTS, ChaosSettings
 from benchmarks.chaos.verdicts import verdicts
 from benchmarks.load.records import Recorder, Records
+from benchmarks.stand_ins.behaviour import Behaviour
 from triton_models.errors import BenchmarkError
 
 RATE = 100
@@ -152,6 +157,27 @@ def test_table_page_and_data_hold_every_fault() -> None:
     assert "BUSY" not in text and "0.25 s" in text and "1.50 s" in text and "no such process" in text
     assert page.count("<svg") == 1 and "a &lt;stage&gt;" in page and page.count('class="fault"') == 3
     assert data["stages"][0]["outcomes"][0]["failed"] == 0
+
+
+def test_faults_are_known_by_the_names_that_they_are_put_in_by(tmp_path: Path) -> None:
+    nobody: Any = MagicMock(behaviour=Behaviour())
+    found = {
+        "external": [*triton_faults(nobody), *lying_faults(nobody, 200.0), *ranker_faults(nobody, 2000.0)],
+        "supervised": supervised_faults(1, "r", "127.0.0.1:1"),
+        "operations": [
+            policy_fault(nobody),
+            store_fault(nobody, nobody),
+            replica_fault(nobody, []),
+            disk_fault(tmp_path),
+        ],
+    }
+    assert {stage: tuple(fault.name for fault in faults) for stage, faults in found.items()} == FAULTS
+
+
+def test_a_fault_that_no_stage_has_is_refused_before_anything_is_started() -> None:
+    with pytest.raises(BenchmarkError, match=r"no fault 'embedded_killed'.*value_killed.*ranker_killed"):
+        ChaosSettings(stages=("external",), only=("value_killed", "embedded_killed"))
+    assert ChaosSettings(stages=("supervised",), only=("embedded_killed",)).only == ("embedded_killed",)
 
 
 @pytest.mark.parametrize("wrong", [{"stages": ("x",)}, {"stages": ()}, {"share": 2.0}, {"fault_s": 0.0}])

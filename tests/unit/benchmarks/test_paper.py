@@ -274,8 +274,8 @@ def test_the_report_shows_the_papers_figures_beside_ours(tmp_path: Path) -> None
 
 def test_how_many_points_lie_near_the_balanced_one_is_said_as_a_range(tmp_path: Path) -> None:
     points = [made_up_part(seed) for seed in (1, 2, 3)]
-    for part, count in zip(points, (10, 9, 11), strict=True):
-        part["correlation"]["near"] = {**part["correlation"]["near"], "points": count}
+    for world, count in zip(points, (10, 9, 11), strict=True):
+        world["correlation"]["near"] = {**world["correlation"]["near"], "points": count}
     text = write_report(tmp_path, PaperSettings(seeds=(1, 2, 3)), points, *made_up()[1:])
     assert "| 9 to 11 | repin |" in text and f"| {POINTS} | repin |" in text
 
