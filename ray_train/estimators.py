@@ -180,7 +180,7 @@ class Terms:
     """Rows whose logged action the policy could have taken."""
     spread_HR: FloatArray | None = None
     """Numerators whose noise is the width of the interval; None: the numerators' own noise. An estimator
-    with a bias that it knows the size of has more here than its noise."""
+    with a bias that it knows the size of has more here than its noise. For every policy, or for none."""
 
 
 class Estimator(ABC):
