@@ -65,10 +65,18 @@ def encode_training(surface: Surface, table: pa.Table) -> Arrays:
     arrays = encode_states(surface, table)
     arrays["action"] = surface.action_indices(logged_weights(surface, table))
     arrays["propensity"] = columns.floats(columns.column(table, "propensity"), np.float64).copy()
-    arrays["counts"] = _counts(surface, table)
-    arrays["rewards"] = (arrays["counts"] > 0).astype(np.float32)
+    counts = [columns.floats(columns.column(table, f"reward_{name}")) for name in surface.objectives]
+    arrays |= engaged(np.stack(counts, axis=1))
     arrays["user"] = (hash_strings(columns.column(table, "user_id")) >> np.uint64(33)).astype(np.int32)
     return arrays
+
+
+def engaged(counts_nM: npt.NDArray[Any]) -> Arrays:
+    """``counts`` and ``rewards`` of :func:`encode_table`, of raw counts per row and objective."""
+    return {
+        "counts": np.minimum(counts_nM, LARGEST_COUNT).astype(np.uint8),
+        "rewards": (counts_nM > 0).astype(np.float32),
+    }
 
 
 def encode_states(surface: Surface, table: pa.Table) -> Arrays:
@@ -138,11 +146,6 @@ def _newest(
     position = np.arange(len(entry)) - first[row] - np.maximum(count - length, 0)[row]
     keep = position >= 0
     return entry[keep], row[keep] * length + position[keep]
-
-
-def _counts(surface: Surface, table: pa.Table) -> npt.NDArray[np.uint8]:
-    counts = [columns.floats(columns.column(table, f"reward_{name}")) for name in surface.objectives]
-    return np.asarray(np.minimum(np.stack(counts, axis=1), LARGEST_COUNT), dtype=np.uint8)
 
 
 def _metrics(surface: Surface, table: pa.Table) -> columns.FloatArray:

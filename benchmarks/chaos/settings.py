@@ -6,10 +6,6 @@ from dataclasses import dataclass, replace
 
 from triton_models.errors import BenchmarkError
 
-STAGES = ("external", "supervised", "operations")
-"""external: servers of somebody else's, faults measure breaker and recovery. supervised: servers that
-``serve up`` started, faults measure supervision. operations: replicas, policies, their store, the log."""
-
 FAULTS = {
     "external": (
         *("value_killed", "value_stopped", "stub_stopped", "stub_killed"),
@@ -20,6 +16,10 @@ FAULTS = {
     "operations": ("policy_changed", "store_gone", "replica_killed", "disk_full"),
 }
 """Stage → names of its faults."""
+
+STAGES = tuple(FAULTS)
+"""external: servers of somebody else's, faults measure breaker and recovery. supervised: servers that
+``serve up`` started, faults measure supervision. operations: replicas, policies, their store, the log."""
 
 
 @dataclass(frozen=True, kw_only=True)

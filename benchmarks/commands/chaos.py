@@ -25,13 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder for chaos.json, .md, .html, .svg and .png")
     add("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="which stages")
-    add(
-        "--only",
-        nargs="+",
-        default=[],
-        metavar="FAULT",
-        help="only these faults; a wrong name lists them",
-    )
+    add("--only", nargs="+", default=[], metavar="FAULT", help="only these faults; a wrong name lists them")
     add("--run", type=Path, default=None, help="serve this run; default: distilled parts, never fitted")
     add(
         "--quick", action="store_true", help="test the whole path in half a minute with stand-ins; no figures"

@@ -21,7 +21,7 @@ from benchmarks.feed.config import Behaviour, WorldConfig
 from benchmarks.feed.requests import RequestBatch
 from benchmarks.feed.truth import Truth, find_truth
 from benchmarks.feed.world import World
-from ray_train.ingest import LARGEST_COUNT, Arrays
+from ray_train.ingest import Arrays, engaged
 from ray_train.shards import concatenate
 from triton_models.errors import BenchmarkError
 from triton_models.surface import load_surface
@@ -132,13 +132,11 @@ def _logged(world: World, starts: Iterable[int], rows: int) -> Arrays:
         batch = world.requests(start, BLOCK)
         action = world.logged_actions(batch)
         counts, _ = world.sample(batch, action)
-        objectives_nM = counts[:, world.event_columns(world.surface.objectives)]
         parts.append(
             {
                 **_compact(state_arrays(world, batch)),
                 "action": action.astype(np.int16),
-                "counts": np.minimum(objectives_nM, LARGEST_COUNT).astype(np.uint8),
-                "rewards": (objectives_nM > 0).astype(np.float32),
+                **engaged(counts[:, world.event_columns(world.surface.objectives)]),
                 "user": batch.user.astype(np.int32),
                 "propensity": np.full(BLOCK, 1.0 / world.surface.num_actions, dtype=np.float32),
             }

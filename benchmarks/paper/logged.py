@@ -17,7 +17,7 @@ from benchmarks.feed.requests import RequestBatch
 from benchmarks.feed.world import World
 from benchmarks.paper.settings import DAYS, Group, PaperSettings
 from ray_train.in_process import fit_arrays
-from ray_train.ingest import LARGEST_COUNT, Arrays
+from ray_train.ingest import Arrays, engaged
 from ray_train.learners import LEARNERS
 from ray_train.shards import concatenate
 from ray_train.shrinkage import shrink_to_data
@@ -54,15 +54,12 @@ def logged_rows(world: World, first: int, count: int) -> Arrays:
     for start in range(first, first + count, SLICE):
         batch = world.requests(start, min(SLICE, first + count - start))
         action = world.logged_actions(batch)
-        counts, session = world.sample(batch, action)
-        outcome_nR = outcomes(world, counts, session)
-        objectives_nM = counts[:, world.event_columns(world.surface.objectives)]
+        counts, _ = world.sample(batch, action)
         parts.append(
             {
                 **batch.state_tensors(world.surface),
                 "action": action.astype(np.int16),
-                "counts": np.minimum(objectives_nM, LARGEST_COUNT).astype(np.uint8),
-                "rewards": outcome_nR[:, : len(world.surface.objectives)],
+                **engaged(counts[:, world.event_columns(world.surface.objectives)]),
                 "user": batch.user.astype(np.int32),
             }
         )
