@@ -60,8 +60,9 @@ class ModelEstimator(Estimator):
             outcome_NR=rows.outcome_NR,
             feature_NF=rows.feature_NF,
             coefficient_NBR=coefficient_NBR,
-            residual_NR=np.where(known_NR, residual_NR, 0.0),
-            known_NR=known_NR.astype(np.float64),
+            # One column after the other: what is done with them for every policy then runs along the rows.
+            residual_NR=np.asfortranarray(np.where(known_NR, residual_NR, 0.0)),
+            known_NR=known_NR.astype(np.float64, order="F"),
         )
 
     def terms(self, rows: LoggedRows, policy: Policy) -> Terms:
@@ -70,10 +71,13 @@ class ModelEstimator(Estimator):
             rows = self.prepare(rows)
         weight_N = self.weights(rows, policy)
         phi_NB = policy.average(self.predicting_AB, rows)
-        predicted_NR = np.matmul(phi_NB[:, None, :], rows.coefficient_NBR)[:, 0]
+        numerator_NR = np.empty_like(rows.residual_NR)
+        np.einsum("nb,nbr->nr", phi_NB, rows.coefficient_NBR, out=numerator_NR)
+        numerator_NR *= rows.known_NR
+        numerator_NR += weight_N[:, None] * rows.residual_NR
         return Terms(
             row_H=None,
-            numerator_HR=predicted_NR * rows.known_NR + weight_N[:, None] * rows.residual_NR,
+            numerator_HR=numerator_NR,
             denominator_HR=rows.known_NR,
             weight_H=self.reported_weights(rows, policy, weight_N),
             hits=int(np.count_nonzero(policy.probability(rows))),

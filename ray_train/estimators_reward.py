@@ -108,13 +108,18 @@ class RewardModel(ActionValueModel):
         x_NF = self._design.features(rows)
         folds, _, outcomes = self._coefficient_KDR.shape
         if folds == 1:
-            return self._design.expand(self._coefficient_KDR[0], x_NF)
-        out_NBR = np.empty((len(rows), self.basis.size, outcomes))
+            return _last(self._design.expand(self._coefficient_KDR[0], x_NF), outcomes)
+        out_NX = np.empty((len(rows), outcomes * self.basis.size))
         fold_N = rows.user_N % folds
         for k in range(folds):
-            inside = fold_N == k
-            out_NBR[inside] = self._design.expand(self._coefficient_KDR[k], x_NF[inside])
-        return out_NBR
+            inside = np.flatnonzero(fold_N == k)
+            out_NX[inside] = self._design.expand(self._coefficient_KDR[k], x_NF[inside])
+        return _last(out_NX, outcomes)
+
+
+def _last(out_NX: FloatArray, outcomes: int) -> FloatArray:
+    """[N, R·B] → [N, B, R], a view."""
+    return out_NX.reshape(len(out_NX), outcomes, -1).swapaxes(1, 2)
 
 
 class _Design:
@@ -143,23 +148,26 @@ class _Design:
         """Standardised features, [N, F]."""
         if rows.feature_NF is None:
             return np.zeros((len(rows), 0))
-        x_NF = (rows.feature_NF.astype(np.float64) - self._mean_F) / self._scale_F
-        return np.clip(x_NF, -CLIP, CLIP)
+        x_NF = rows.feature_NF.astype(np.float64)
+        x_NF -= self._mean_F
+        x_NF /= self._scale_F
+        return np.clip(x_NF, -CLIP, CLIP, out=x_NF)
 
     def regressors(self, rows: LoggedRows) -> FloatArray:
         """Regressors of the logged actions, [N, D]."""
-        x_NF, phi_NB = self.features(rows), self.basis.values_AB[rows.action_N]
-        return np.concatenate([phi_NB, x_NF[:, self._features] * phi_NB[:, self._functions]], axis=1)
+        product_NP = np.take(self.features(rows), self._features, axis=1)
+        product_NP *= self.basis.values_AB[:, self._functions][rows.action_N]
+        return np.concatenate([self.basis.values_AB[rows.action_N], product_NP], axis=1)
 
     def expand(self, coefficient_DR: FloatArray, x_NF: FloatArray) -> FloatArray:
-        """γ of rows, [N, B, R]."""
-        size = self.basis.size
-        out_NBR = np.empty((len(x_NF), size, coefficient_DR.shape[1]))
-        for b in range(size):
-            mine = np.flatnonzero(self._functions == b)
-            slopes_PR = coefficient_DR[size + mine]
-            out_NBR[:, b] = coefficient_DR[b] + x_NF[:, self._features[mine]] @ slopes_PR
-        return out_NBR
+        """γ of rows, [N, R·B]: what follows reads the functions of one outcome together."""
+        size, outcomes = self.basis.size, coefficient_DR.shape[1]
+        slope_FBR = np.zeros((x_NF.shape[1], size, outcomes))
+        # A product may be named twice: slopes add up. Most are 0, yet one matrix product is the fastest way.
+        np.add.at(slope_FBR, (self._features, self._functions), coefficient_DR[size:])
+        out_NX = x_NF @ slope_FBR.swapaxes(1, 2).reshape(-1, outcomes * size)
+        out_NX += coefficient_DR[:size].T.reshape(-1)
+        return np.asarray(out_NX)
 
 
 class _Sums:
@@ -218,5 +226,10 @@ def _moments(feature_NF: npt.NDArray[np.floating[Any]] | None) -> tuple[FloatArr
     if feature_NF is None or not len(feature_NF):
         return np.zeros(0), np.ones(0)
     mean_F = feature_NF.mean(axis=0, dtype=np.float64)
-    scale_F = feature_NF.std(axis=0, dtype=np.float64)
+    square_F = np.zeros_like(mean_F)
+    for start in range(0, len(feature_NF), MODEL_CHUNK_ROWS):  # NumPy's own std holds all rows as float64
+        off_NF = feature_NF[start : start + MODEL_CHUNK_ROWS].astype(np.float64)
+        off_NF -= mean_F
+        square_F += np.einsum("nf,nf->f", off_NF, off_NF)
+    scale_F = np.sqrt(square_F / len(feature_NF))
     return mean_F, np.where(scale_F > 1e-9, scale_F, 1.0)

@@ -106,9 +106,18 @@ def _chunk_sums(
     estimator: Estimator, rows: LoggedRows, policies: Sequence[Policy]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Per user sums, those the intervals are made of [U, P, R, 2]; (hits, Σ w, Σ w²) per policy [P, 3]."""
-    first_N = np.diff(rows.user_N, prepend=rows.user_N[:1] - 1) != 0
-    local_N = np.cumsum(first_N) - 1
-    users, outcomes = int(local_N[-1]) + 1, rows.outcome_NR.shape[1]
+    first_U = np.flatnonzero(np.diff(rows.user_N, prepend=rows.user_N[:1] - 1))
+    local_N = np.repeat(np.arange(len(first_U)), np.diff(first_U, append=len(rows)))
+    users, outcomes = len(first_U), rows.outcome_NR.shape[1]
+
+    def by_user(part_HR: FloatArray, row_H: npt.NDArray[np.intp] | None) -> FloatArray:
+        """Sums of the rows of every user, [U, R]."""
+        if row_H is None:
+            return np.add.reduceat(part_HR, first_U, axis=0)
+        user_H = local_N[row_H]  # not every user has one of them
+        sums = [np.bincount(user_H, weights=part_H, minlength=users) for part_H in part_HR.T]
+        return np.stack(sums, axis=1)
+
     sum_UPR2 = np.zeros((users, len(policies), outcomes, 2))
     spread_UPR2 = sum_UPR2
     moment_P3 = np.zeros((len(policies), 3))
@@ -117,20 +126,14 @@ def _chunk_sums(
     for p, policy in enumerate(policies):
         terms = estimator.terms(prepared, policy)
         moment_P3[p] = terms.hits, terms.weight_H.sum(), (terms.weight_H**2).sum()
-        user_H = local_N if terms.row_H is None else local_N[terms.row_H]
         if terms.denominator_HR is not shared_HR:  # with a model every row counts, whatever the policy
-            shared_HR, shared_UR = terms.denominator_HR, _by_user(terms.denominator_HR, user_H, users)
-        sum_UPR2[:, p, :, 0] = _by_user(terms.numerator_HR, user_H, users)
+            shared_HR, shared_UR = terms.denominator_HR, by_user(terms.denominator_HR, terms.row_H)
+        sum_UPR2[:, p, :, 0] = by_user(terms.numerator_HR, terms.row_H)
         sum_UPR2[:, p, :, 1] = shared_UR
         if terms.spread_HR is None:
             continue
         if spread_UPR2 is sum_UPR2:
             spread_UPR2 = np.zeros_like(sum_UPR2)
-        spread_UPR2[:, p, :, 0] = _by_user(terms.spread_HR, user_H, users)
+        spread_UPR2[:, p, :, 0] = by_user(terms.spread_HR, terms.row_H)
         spread_UPR2[:, p, :, 1] = shared_UR
     return sum_UPR2, spread_UPR2, moment_P3
-
-
-def _by_user(part_HR: FloatArray, user_H: npt.NDArray[np.intp], users: int) -> FloatArray:
-    """Sums of the rows of every user, [U, R]."""
-    return np.stack([np.bincount(user_H, weights=part_H, minlength=users) for part_H in part_HR.T], axis=1)
