@@ -1,6 +1,8 @@
 """Becomes tritonserver, and leaves a small guardian behind. Run as a script, standard library only.
 
-``python guardian.py OWNER_PID SHM_PREFIX NICENESS PROGRAM ARGUMENTS…``
+``python guardian.py OWNER_PID SHM_PREFIX NICENESS PLACE PROGRAM ARGUMENTS…``
+
+PLACE is ``as-usual``, ``last-of-sessions`` or ``last`` (:mod:`triton_models.standing_aside`).
 
 ``PR_SET_PDEATHSIG`` alone will not do: Linux sends it when the *thread* that started the child ends,
 and a server may well be started from a short-lived thread. So the guardian watches two processes, its
@@ -24,6 +26,8 @@ from pathlib import Path
 GRACE_S = 5.0
 POLL_S = 0.25
 SHARED_MEMORY = Path("/dev/shm")
+AS_USUAL, LAST_OF_SESSIONS, LAST = "as-usual", "last-of-sessions", "last"
+LEAST_NICENESS = 19
 
 
 def is_running(pid: int) -> bool:
@@ -112,8 +116,23 @@ def step_back(niceness: int) -> None:
     session only; what the whole session, which is the server's own, gets is said in another place.
     """
     os.nice(niceness)
+    set_session(niceness)
+
+
+def set_session(niceness: int) -> None:
+    """What the session gets among sessions, where the kernel groups by them."""
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
+
+
+def stand_aside(place: str) -> None:
+    """Run on what others leave, until the owner takes it back (:mod:`triton_models.standing_aside`)."""
+    if place == AS_USUAL:
+        return
+    set_session(LEAST_NICENESS)
+    if place == LAST:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def open_descriptors(pids: list[int]) -> list[int]:
@@ -124,7 +143,7 @@ def open_descriptors(pids: list[int]) -> list[int]:
         return []
 
 
-def main(owner: int, prefix: str, niceness: int, command: list[str]) -> None:
+def main(owner: int, prefix: str, niceness: int, place: str, command: list[str]) -> None:
     """Fork the guardian, then become the server, so that our pid is the server's."""
     server = os.getpid()
     descriptors = open_descriptors([owner, server])
@@ -137,8 +156,9 @@ def main(owner: int, prefix: str, niceness: int, command: list[str]) -> None:
             os._exit(0)
     if niceness:
         step_back(niceness)
+    stand_aside(place)
     os.execv(command[0], command)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:])
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5:])

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from triton_models import backend, guardian
+from triton_models import backend, guardian, standing_aside
 from triton_models.errors import ServerError
 from triton_models.probe import ServerProbe
 from triton_models.repository import model_names
@@ -33,6 +33,9 @@ SHM_BYTES = 8 * 1024**2
 """Shared memory of one model instance at its start; it grows when a batch needs more."""
 START_ATTEMPTS = 3
 """A crash is tried again, and so are free ports that somebody else took before the server bound them."""
+
+ASIDE_S = 4.0
+"""How long a server that is started anew stands aside at most: cores may have no time to spare at all."""
 
 UNSAMPLED_RATE = 2**31 - 1
 """Of the requests without a trace context one in so many is traced: what 2.51 has for "none"."""
@@ -91,6 +94,7 @@ class EmbeddedServer:
         self._folder: Path | None = None
         self._problem: str | None = None
         self._environment_checked = False
+        self._place = guardian.AS_USUAL
 
     # ------------------------------------------------------------ life
 
@@ -144,18 +148,24 @@ class EmbeddedServer:
     def restart(self) -> None:
         """Replace a server that no longer works by a new one on the same ports, without grace.
 
+        One with a niceness stands aside altogether until it works (:mod:`triton_models.standing_aside`).
+
         Raises:
             ServerError: as :meth:`start`.
         """
         ports = self._ports
         self._end_process(grace_s=0.0)
         self._ports = ports
+        if self._niceness:
+            self._place = guardian.LAST if standing_aside.can_leave_idle() else guardian.LAST_OF_SESSIONS
         try:
             self.start()
         except ServerError:
             # Clients know these ports: the next attempt must use them again.
             self._ports = ports
             raise
+        finally:
+            self._place = guardian.AS_USUAL
 
     def _launch(self, package: Path) -> None:
         if self._folder is None:
@@ -170,7 +180,7 @@ class EmbeddedServer:
         if (orphans := guardian.remove_orphans()) > 0:
             logger.warning("removed %d shared-memory regions of servers whose owner is gone", orphans)
         guard = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), prefix]
-        guard.append(str(self._niceness))
+        guard += [str(self._niceness), self._place]
         with open(self.log_path, "ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
@@ -213,12 +223,17 @@ class EmbeddedServer:
     def _wait_until_working(self) -> str | None:
         """Wait for the first real inference; what went wrong, or None."""
         self._probe = ServerProbe(self.grpc_address, self.models)
-        deadline = time.monotonic() + self._start_timeout_s
+        began = time.monotonic()
+        aside = self._place != guardian.AS_USUAL
         problem: str | None = "it never became ready"
-        while time.monotonic() < deadline:
+        while (waited_s := time.monotonic() - began) < self._start_timeout_s:
+            if aside and waited_s > ASIDE_S:
+                aside = self._step_forward()
             if not self.is_alive():
                 return last_meaningful_line(self.log_path, self._log_start) or "it ended without a word"
             if self._probe.server_ready():
+                if aside:  # what follows is measured like any other answer
+                    aside = self._step_forward()
                 problem = self._probe.run(PROBE_TIMEOUT_S)
                 if problem is None:
                     return None
@@ -226,6 +241,11 @@ class EmbeddedServer:
                     return problem
             time.sleep(0.05)
         return f"{problem} (waited {self._start_timeout_s:g} s)"
+
+    def _step_forward(self) -> bool:
+        """Count as always from now on; False: it does not stand aside any more."""
+        standing_aside.step_forward(self.pid, self._niceness)
+        return False
 
     def _end_process(self, grace_s: float) -> None:
         process = self._process

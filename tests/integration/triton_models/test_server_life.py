@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ import pytest
 
 from tests.integration.triton_models.conftest import publish_table
 from tests.support.inference import infer
-from triton_models import backend
+from triton_models import backend, standing_aside
 from triton_models.errors import PutsError, RepositoryError, ServerError
 from triton_models.guardian import is_running
 from triton_models.server import EmbeddedServer
@@ -98,6 +99,35 @@ def test_supervisor_replaces_what_was_stopped(table_repository: Path, victim: st
         # What the dead server left in shared memory is removed by its guardian, not kept until the end.
         eventually(lambda: not before & set(regions(os.getpid())), 10)
     eventually(lambda: not set(regions(os.getpid())) - others, 10)
+
+
+def test_a_replacement_stands_aside_until_it_works(table_repository: Path) -> None:
+    def classes(group: int) -> set[int]:
+        return {os.sched_getscheduler(thread) for thread in standing_aside.threads(group)}
+
+    seen: set[int] = set()
+    niceness = min(19, os.getpriority(os.PRIO_PROCESS, 0) + 3)
+    with EmbeddedServer(table_repository, niceness=3) as server:
+        assert classes(server.pid) == {os.SCHED_OTHER}  # at first nobody is being served
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.is_set():
+                with contextlib.suppress(OSError, ServerError):
+                    seen.update(classes(server.pid))
+                time.sleep(0.005)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            server.restart()
+        finally:
+            done.set()
+            watcher.join()
+        assert answers(server.grpc_address) == [[100.0, 200.0]]
+        assert classes(server.pid) == {os.SCHED_OTHER}
+        assert os.getpriority(os.PRIO_PROCESS, server.pid) == niceness
+    assert (os.SCHED_IDLE in seen) == standing_aside.can_leave_idle()
 
 
 def test_server_and_its_shared_memory_end_with_a_killed_owner(table_repository: Path) -> None:

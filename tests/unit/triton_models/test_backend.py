@@ -104,7 +104,7 @@ def test_guardian_knows_who_lives() -> None:
 
 def test_a_server_that_steps_back_does_so_with_all_it_starts() -> None:
     code = "import os; print(os.nice(0))"
-    command = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), "puts_none_", "7"]
+    command = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), "puts_none_", "7", "as-usual"]
     # In a session of its own, as the server is started: a session's share is one for all in it.
     found = subprocess.run(
         [*command, sys.executable, "-c", code],
