@@ -16,7 +16,7 @@ from typing import Any
 
 from serve.config import SidecarConfig
 from serve.ray_ingress import CALLBACK
-from triton_models.errors import ConfigurationError, ServerError
+from triton_models.errors import ConfigurationError, ServerError, first_line
 from triton_models.local_ray import start_local_ray
 
 logger = logging.getLogger(__name__)
@@ -102,9 +102,7 @@ def ray_running(config: SidecarConfig, *, ray_address: str | None) -> Iterator[N
         try:
             ray.init(address=ray_address, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise ServerError(
-                f"cannot join the Ray cluster at {ray_address}: {_first_line(error)}"
-            ) from error
+            raise ServerError(f"cannot join the Ray cluster at {ray_address}: {first_line(error)}") from error
     else:
         start_local_ray(
             num_cpus=config.num_replicas + 1,
@@ -147,7 +145,7 @@ def sidecar_deployed(config: SidecarConfig, *, ray_address: str | None) -> Itera
         try:
             ray_serve.run(build(config.to_dict()), name=APPLICATION, logging_config=LOGGING)
         except (RuntimeError, TimeoutError) as error:
-            raise ServerError(f"Ray Serve did not start the sidecar: {_first_line(error)}") from error
+            raise ServerError(f"Ray Serve did not start the sidecar: {first_line(error)}") from error
         for address in base_urls(config, direct=direct):
             wait_until_alive(address)
         yield
@@ -186,7 +184,3 @@ def wait_until_alive(address: str) -> None:
         if time.monotonic() > deadline:
             raise ServerError(f"the sidecar does not answer at {address} after {START_TIMEOUT_S:.0f} s")
         time.sleep(0.1)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -7,6 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, IntegrityError
 
+from triton_models.errors import first_line
+
 TABLES = sa.MetaData()
 
 POLICIES = sa.Table(
@@ -96,7 +98,6 @@ def create_tables(engine: sa.Engine) -> None:
         TABLES.create_all(engine)
 
 
-def first_line(error: BaseException) -> str:
-    """What is wrong, without the statement and the link that SQLAlchemy appends."""
-    origin = getattr(error, "orig", None) or error
-    return next((line.strip() for line in str(origin).splitlines() if line.strip()), repr(origin))
+def what_is_wrong(error: BaseException) -> str:
+    """Without the statement and the link that SQLAlchemy appends."""
+    return first_line(getattr(error, "orig", None) or error)

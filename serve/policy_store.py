@@ -30,8 +30,8 @@ from serve.policy_database import (
     RAMP_WINDOWS,
     create_tables,
     engine_options,
-    first_line,
     take_over_transactions,
+    what_is_wrong,
 )
 from triton_models.errors import (
     ConfigurationError,
@@ -131,7 +131,7 @@ class PolicyStore:
                 "somebody else has changed the policy at the same moment; look at it and try again"
             ) from error
         except (SQLAlchemyError, OSError) as error:
-            raise StoreError(f"policy store {self.name}: {first_line(error)}") from error
+            raise StoreError(f"policy store {self.name}: {what_is_wrong(error)}") from error
 
     def _changing(self) -> AbstractContextManager[sa.Connection]:
         return self.transaction(change=True)

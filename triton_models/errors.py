@@ -40,6 +40,11 @@ exception crosses an actor. Messages say what failed, what was expected, what ca
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
 class PutsError(Exception):
     """Base of everything this project raises on purpose; the message is one line for a person."""
 
