@@ -10,7 +10,7 @@ began counts as during the fault if its answer came later than ``began_s``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,9 +69,12 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What callers saw of one episode."""
+    """What callers saw of a fault."""
 
     episode: Episode
+    """The first one."""
+    episodes: int
+    """How often it was put in."""
     requests: int
     refused: int
     """503 with a reason that names the ranker."""
@@ -93,34 +96,69 @@ class Outcome:
     retried: int
 
 
-def judge(records: Records, episode: Episode) -> Outcome:
-    """The episode's requests, taken apart."""
-    mine = records.due_between(episode.control_s, episode.ended_s)
-    after_fault = mine["ended_s"] >= episode.began_s
-    faulty = mine.where(after_fault)
+def judge(records: Records, *episodes: Episode) -> Outcome:
+    """The requests of a fault's episodes, taken apart: windows hold those of all, times are the slowest's."""
+    parts = [_Part.of(records, episode) for episode in episodes]
+    faulty = records.where(_any(part.faulty for part in parts))
     wrong = ~faulty.ok
     refusals = np.isin(faulty["problem"], [faulty.code(word) for word in RANKER_REFUSALS]) & wrong
-    first_open = _first_open(faulty)
-    opened_s = first_open if first_open is not None and first_open < episode.works_s else None
     return Outcome(
-        episode=episode,
+        episode=episodes[0],
+        episodes=len(episodes),
         requests=len(faulty),
         refused=int(refusals.sum()),
         failed=int((wrong & ~refusals).sum()),
         problems=faulty.counts("problem"),
         reasons=faulty.counts("reason"),
-        before=window(mine.where(mine["ended_s"] < episode.began_s)),
-        during=window(faulty.where(faulty["due_s"] < episode.works_s)),
-        open=window(
-            faulty.where((faulty["due_s"] >= opened_s) & (faulty["due_s"] < episode.works_s))
-            if opened_s is not None
-            else faulty.where(np.zeros(len(faulty), dtype=bool))
-        ),
-        after=window(faulty.due_between(episode.works_s, episode.ended_s)),
-        detected_s=None if first_open is None else first_open - episode.began_s,
-        back_s=_back(faulty, episode),
+        before=window(records.where(_any(part.before for part in parts))),
+        during=window(records.where(_any(part.during for part in parts))),
+        open=window(records.where(_any(part.open for part in parts))),
+        after=window(records.where(_any(part.after for part in parts))),
+        detected_s=_slowest([part.detected_s for part in parts]),
+        back_s=_slowest([part.back_s for part in parts]),
         retried=int((faulty["retries"] > 0).sum()),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Which requests belong to what of one episode."""
+
+    faulty: Array
+    before: Array
+    during: Array
+    open: Array
+    after: Array
+    detected_s: float | None
+    back_s: float | None
+
+    @classmethod
+    def of(cls, records: Records, episode: Episode) -> _Part:
+        due_s, ended_s = records["due_s"], records["ended_s"]
+        mine = (due_s >= episode.control_s) & (due_s < episode.ended_s)
+        faulty = mine & (ended_s >= episode.began_s)
+        during = faulty & (due_s < episode.works_s)
+        opened = due_s[faulty & (records["reason"] == records.code(OPEN_REASON))]
+        opened_s = float(opened.min()) if len(opened) else None
+        return cls(
+            faulty=faulty,
+            before=mine & (ended_s < episode.began_s),
+            during=during,
+            open=during & (due_s >= (np.inf if opened_s is None else opened_s)),
+            after=faulty & (due_s >= episode.works_s),
+            detected_s=None if opened_s is None else opened_s - episode.began_s,
+            back_s=_back(records.where(faulty), episode),
+        )
+
+
+def _any(masks: Iterable[Array]) -> Array:
+    return np.asarray(np.logical_or.reduce(list(masks)))
+
+
+def _slowest(seconds: Sequence[float | None]) -> float | None:
+    """None if it never happened in one of them."""
+    known = [s for s in seconds if s is not None]
+    return max(known) if len(known) == len(seconds) else None
 
 
 def window(records: Records) -> Window:
@@ -131,11 +169,6 @@ def window(records: Records) -> Window:
     p50, p99 = np.quantile(right.latency_ms, [0.5, 0.99])
     chosen = float((right["source"] == right.code(CHOSEN)).mean())
     return Window(requests=len(records), p50_ms=float(p50), p99_ms=float(p99), chosen=chosen)
-
-
-def _first_open(records: Records) -> float | None:
-    when = records["due_s"][records["reason"] == records.code(OPEN_REASON)]
-    return float(when.min()) if len(when) else None
 
 
 def _back(records: Records, episode: Episode) -> float | None:

@@ -89,7 +89,8 @@ class Conductor:
                 for fault in group():
                     if self.settings.only and fault.name not in self.settings.only:
                         continue
-                    self._episode(fault, episodes, broken)
+                    for _ in range(self.settings.repeats):
+                        self._episode(fault, episodes, broken)
             load.stop()
             records = load.records()
         return self._result(name, title, rate, saturation, records, episodes, broken)
@@ -104,7 +105,8 @@ class Conductor:
         episodes: list[Episode],
         broken: dict[str, str],
     ) -> StageResult:
-        outcomes = tuple(judge(records, episode) for episode in episodes)
+        names = dict.fromkeys(episode.name for episode in episodes)
+        outcomes = tuple(judge(records, *(e for e in episodes if e.name == name)) for name in names)
         calm = fault_free(records, episodes)
         if calm.p99_ms is None and episodes:
             raise BenchmarkError(f"{name}: nothing was answered without faults: {records.counts('problem')}")
@@ -163,7 +165,7 @@ class Conductor:
         phase = Phase(
             name=name,
             url=address,
-            seconds=min(s.warm_up_s + 20 * longest, 7200.0),
+            seconds=min(s.warm_up_s + 20 * s.repeats * longest, 7200.0),
             rate_per_s=rate,
             retries=self.retries,
             unique=self.unique,

@@ -101,7 +101,7 @@ def _row(outcome: Outcome) -> str:
     problems = [f"{name} {count}" for name, count in outcome.problems.items()]
     reasons += f"; {', '.join(problems[:4])}" if problems else ""
     cells = [
-        episode.title,
+        f"{episode.title}, {outcome.episodes} times" if outcome.episodes > 1 else episode.title,
         f"{outcome.requests:,}{retried}",
         str(outcome.failed),
         str(outcome.refused),

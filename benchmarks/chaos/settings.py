@@ -38,6 +38,8 @@ class ChaosSettings:
     fault_s: float = 8.0
     after_s: float = 8.0
     """After it works again."""
+    repeats: int = 1
+    """How often each fault is put in: what is replaced in 1.7 s is away for a few hundred requests only."""
     warm_up_s: float = 4.0
     ladder: tuple[int, ...] = (4, 8, 16, 32)
     ladder_s: float = 4.0
@@ -57,6 +59,8 @@ class ChaosSettings:
             raise BenchmarkError(f"no fault {strangers[0]!r} in these stages; there are {', '.join(known)}")
         if not 0 < self.share <= 1:
             raise BenchmarkError(f"share lies in (0, 1], got {self.share:g}")
+        if self.repeats < 1:
+            raise BenchmarkError(f"repeats must be at least 1, got {self.repeats}")
         if min(self.control_s, self.fault_s, self.after_s) <= 0:
             raise BenchmarkError("control_s, fault_s and after_s must be positive")
 

@@ -32,6 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     add("--rate", type=float, default=None, help="requests/s instead of half the saturation rate")
     add("--fault-s", type=float, default=8.0, help="seconds of each fault")
+    add("--repeats", type=int, default=1, help="how often each fault is put in; its windows are pooled")
     add("--control-s", type=float, default=8.0, help="fault-free seconds before each")
     add("--budget-ms", type=float, default=10.0, help="of the value network")
     add("--seed", type=int, default=0, help="of the simulated feed")
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
         only=tuple(options.only),
         rate_per_s=options.rate,
         fault_s=options.fault_s,
+        repeats=options.repeats,
         control_s=options.control_s,
         budget_ms=options.budget_ms,
     )

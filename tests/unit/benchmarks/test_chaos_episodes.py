@@ -81,6 +81,30 @@ def test_detection_recovery_and_latency_of_a_fault() -> None:
     assert [verdict.hit for verdict in found] == [True, True, True]
 
 
+def test_a_fault_put_in_twice_pools_its_windows_and_tells_the_slower_time() -> None:
+    first = replace(EPISODE, control_s=1000.0, began_s=1002.0, works_s=1006.0, ended_s=1010.0)
+    second = replace(EPISODE, control_s=1010.0, began_s=1012.0, works_s=1020.0, ended_s=1030.0)
+
+    def answer(at: float) -> dict[str, Any]:
+        if 1002.1 <= at < 1006.5:
+            return {"source": "production", "reason": "breaker_open", "ms": 40.0}
+        if 1012.4 <= at < 1022.0:
+            return {"source": "production", "reason": "breaker_open", "ms": 21.0}
+        return {}
+
+    records = load(answer)
+    outcome = judge(records, first, second)
+    assert (outcome.episodes, outcome.episode) == (2, first)
+    assert outcome.before.requests == pytest.approx(400, abs=8)  # what was under way is the fault's
+    assert outcome.open.requests == pytest.approx(390 + 760, abs=4)
+    assert outcome.open.p99_ms == pytest.approx(40.0)  # a third of the pooled requests
+    assert outcome.open.p50_ms == pytest.approx(21.0)
+    assert outcome.detected_s == pytest.approx(0.4, abs=0.011)
+    assert outcome.back_s == pytest.approx(2.0, abs=0.011)
+    never = replace(second, began_s=1024.0, works_s=1026.0)  # nothing showed that the breaker was open
+    assert judge(records, first, never).detected_s is None
+
+
 def test_slow_recovery_a_slow_breaker_and_a_failed_ranking_are_missed() -> None:
     def bad(at: float) -> dict[str, Any]:
         if at >= 1010.0 and at < 1026.0:
