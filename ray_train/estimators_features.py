@@ -61,7 +61,8 @@ def state_digest(surface: Surface, arrays: dict[str, npt.NDArray[Any]]) -> Float
         used = arrays["history_action"] > 0
         length = np.maximum(used.sum(axis=1, keepdims=True), 1)
         shares = _indicators(arrays["history_action"], len(history.actions)) / length
-        mean = np.einsum("nhe->ne", arrays["history_embedding"]) / length  # a sum along the middle takes 4 times as long
+        # A sum along the middle takes four times as long.
+        mean = np.einsum("nhe->ne", arrays["history_embedding"]) / length
         parts += [shares, mean, np.log1p(used.sum(axis=1, keepdims=True))]
     digest = np.concatenate(parts, axis=1).astype(np.float32)
     if digest.shape[1] <= DIGEST_WIDTH:
