@@ -83,11 +83,12 @@ def predicted_and_measured(
     axis = Axis.around([0.0, *spots], whiskers, title="predicted from logs, %", signed=True)
     plot = Plot(
         430,
-        340,
+        356,
         axis,
         Axis(axis.low, axis.high, "measured online, %", signed=True),
         label=f"Measured against predicted lift of {outcome}; the figures are in the table below",
-        title=f"{outcome}: {note}",
+        title=outcome,
+        subtitle=note,
         margin=(30, 16, 46, 58),
     )
     plot.add(svg.line(plot.x(axis.low), plot.y(axis.low), plot.x(axis.high), plot.y(axis.high), "reference"))

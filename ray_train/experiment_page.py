@@ -209,15 +209,15 @@ def _predictions(experiment: Experiment) -> str:
     rows: list[Row] = []
     for p in experiment.predictions:
         scalarization = ", ".join(f"{part:.3g}" for part in p.scalarization)
-        cells = [f"{_name(p)}\nλ = ({scalarization})"]
-        for name in experiment.outcomes:
-            cells.append(percent(p.predicted[name], p.predicted_intervals[name]))
-            cells.append(percent(p.measured[name], p.measured_intervals[name]))
-        rows.append((cells, "quiet" if p.cohort is not None else ""))
-    head = [
-        "operating point",
-        *(f"{name} {kind}" for name in experiment.outcomes for kind in ("predicted", "measured")),
-    ]
+        for r, name in enumerate(experiment.outcomes):
+            cells = [
+                "" if r else f"{_name(p)}\nλ = ({scalarization})",
+                name,
+                percent(p.predicted[name], p.predicted_intervals[name]),
+                percent(p.measured[name], p.measured_intervals[name]),
+            ]
+            rows.append((cells, "quiet" if p.cohort is not None else ""))
+    head = ["operating point", "outcome", "predicted", "measured"]
     note = (
         "Predicted: the lift against production that the frontier read from exploration logs. Measured: the "
         "lift against the control arm here. On the dashed line they agree; whiskers are both "

@@ -86,6 +86,8 @@ class Plot:
     margin: tuple[float, float, float, float] = (14, 16, 46, 58)
     """Top, right, bottom, left."""
     title: str = ""
+    subtitle: str = ""
+    """A line of its own below the title: names of outcomes are as long as they like."""
     y_ticks: bool = True
     legend: Sequence[tuple[str, str]] = ()
     """(name, colour class) of what is drawn: rows between title and frame, where no line can cross them."""
@@ -96,7 +98,8 @@ class Plot:
     def frame(self) -> Box:
         """The plot area."""
         top, right, bottom, left = self.margin
-        top += LEGEND_PX * max((row + 1 for row, _ in self._legend_places()), default=0)
+        rows = max((row + 1 for row, _ in self._legend_places()), default=0)
+        top += LEGEND_PX * (rows + bool(self.subtitle))
         return left, top, self.width - right, self.height - bottom
 
     def x(self, value: float) -> float:
@@ -127,6 +130,8 @@ class Plot:
             if self.title
             else ""
         )
+        if self.subtitle:
+            title += text(left, self.margin[0] + 8, self.subtitle, "label quiet")
         return (
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(self.label)}">'
             f"{clip}{title}{self._legend()}{self._grid()}{frame}"
@@ -152,7 +157,7 @@ class Plot:
     def _legend(self) -> str:
         parts = []
         for (row, x), (name, kind) in zip(self._legend_places(), self.legend, strict=True):
-            y = self.margin[0] + LEGEND_PX * row + 8
+            y = self.margin[0] + LEGEND_PX * (row + bool(self.subtitle)) + 8
             parts.append(circle(x + 4, y - 4, 4, f"dot {kind}") + text(x + 13, y, name, "label quiet"))
         return "".join(parts)
 

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 from ray_train.experiment import Settings
 from ray_train.experiment_page import render_experiment
+from ray_train.svg import CHARACTER_PX
 from tests.unit.ray_train.test_experiment import KNEE, STATIC, experiment, frontier_with
 
 
@@ -28,6 +29,19 @@ def test_the_page_is_self_contained_and_its_pictures_are_well_formed() -> None:
     assert len(identities) == len(set(identities))
     for title in ("Sample ratio", "Guardrails", "Predicted and measured", "By policy version"):
         assert f"<h2>{title}</h2>" in page
+
+
+def test_titles_fit_their_pictures_and_no_table_is_wider_than_the_page() -> None:
+    page = render_experiment(experiment([STATIC, KNEE], Settings(), frontier_with({0.25: 0.1}), users=600))
+    for picture in pictures(page):
+        width = float(picture.attrib["viewBox"].split()[2])
+        for title in picture.iter("text"):
+            if title.get("class") in ("title", "label quiet") and title.get("text-anchor") != "end":
+                assert float(title.attrib["x"]) + CHARACTER_PX * len(title.text or "") < width
+    section = page.partition("<h2>Predicted and measured</h2>")[2].partition("<h2>")[0]
+    head = re.findall(r"<th [^>]*>(.*?)</th>", section)
+    assert head == ["operating point", "outcome", "predicted", "measured"]  # however many outcomes there are
+    assert re.search(r"r = -?\d\.\d{3}|no correlation", section)
 
 
 def test_without_frontier_limits_or_events_there_is_still_a_page() -> None:
