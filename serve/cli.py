@@ -37,6 +37,12 @@ def _add_up(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="0 to 19: how far the tritonserver started for --repository steps back for other processes of "
         "the machine (default: 2 beside a ranker, else 0)",
     )
+    up.add_argument(
+        "--value-network-cores",
+        type=int,
+        metavar="N",
+        help="keep that tritonserver to the last N cores (default: half of them beside a ranker, else all)",
+    )
     ranker = up.add_mutually_exclusive_group()
     ranker.add_argument(
         "--ranker",

@@ -37,6 +37,17 @@ BESIDE_RANKER_NICENESS = 2
 """With 5, on two cores, the value network starved from 60 % of saturation on: half of its answers late."""
 
 
+def cores_beside_ranker() -> tuple[int, ...]:
+    """The last half of this process's cores, rounded down: a value network beside a ranker keeps to these.
+
+    The others are the ranker's and the sidecar's whatever it does, and a request that is handed from thread
+    to thread stays on a core. On two cores the median grows by a seventh less (benchmarks/RESULTS.md, P2).
+    Empty, which is all, where there is one core.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    return tuple(cores[len(cores) - len(cores) // 2 :])
+
+
 def run_up(options: argparse.Namespace) -> int:
     """Run the stack in the foreground.
 
@@ -61,10 +72,11 @@ def run_up(options: argparse.Namespace) -> int:
         stack.enter_context(stop.installed())  # Ray put handlers of its own in place
         if options.repository:
             # Beside a ranker its answer has time; the ranker and the sidecar on the same cores have none.
-            niceness = options.value_network_niceness
-            if niceness is None:
-                niceness = BESIDE_RANKER_NICENESS if early.ranker or options.ranker_repository else 0
-            server = _start_server(stack, options, options.repository, "value_network", niceness)
+            niceness, cores = options.value_network_niceness, last_cores(options.value_network_cores)
+            if early.ranker or options.ranker_repository:
+                niceness = BESIDE_RANKER_NICENESS if niceness is None else niceness
+                cores = cores_beside_ranker() if options.value_network_cores is None else cores
+            server = _start_server(stack, options, options.repository, "value_network", niceness or 0, cores)
             data["value_network"]["addresses"] = [f"http://{server.http_address}"]
             servers["value_network"] = server
         if options.ranker_repository:
@@ -123,15 +135,34 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
+def last_cores(count: int | None) -> tuple[int, ...]:
+    """The last so many of this process's cores; empty for all.
+
+    Raises:
+        ConfigurationError: there are not so many.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if count is not None and not 1 <= count <= len(cores):
+        raise ConfigurationError(f"--value-network-cores is 1 to {len(cores)} here, got {count}")
+    return () if count is None else tuple(cores[-count:])
+
+
 def _start_server(
-    stack: ExitStack, options: argparse.Namespace, repository: Path, name: str, niceness: int = 0
+    stack: ExitStack,
+    options: argparse.Namespace,
+    repository: Path,
+    name: str,
+    niceness: int = 0,
+    cores: tuple[int, ...] = (),
 ) -> EmbeddedServer:
     from triton_models.server import EmbeddedServer
     from triton_models.supervise import Supervisor
 
     log_path = options.log_dir / f"{name}.log" if options.log_dir else None
     say(f"starting tritonserver for {name} from {repository} ...")
-    server = stack.enter_context(EmbeddedServer(repository, log_path=log_path, niceness=niceness))
+    server = stack.enter_context(
+        EmbeddedServer(repository, log_path=log_path, niceness=niceness, cores=cores)
+    )
     stack.enter_context(Supervisor(server))
     say(
         f"tritonserver for {name}: HTTP {server.http_address}, gRPC {server.grpc_address}, "

@@ -1,8 +1,9 @@
 """Becomes tritonserver, and leaves a small guardian behind. Run as a script, standard library only.
 
-``python guardian.py OWNER_PID SHM_PREFIX NICENESS PLACE PROGRAM ARGUMENTS…``
+``python guardian.py OWNER_PID SHM_PREFIX NICENESS PLACE CORES PROGRAM ARGUMENTS…``
 
-PLACE is ``as-usual``, ``last-of-sessions`` or ``last`` (:mod:`triton_models.standing_aside`).
+PLACE is ``as-usual``, ``last-of-sessions`` or ``last`` (:mod:`triton_models.standing_aside`), CORES the
+numbers of those that it may use, with commas, or ``all``.
 
 ``PR_SET_PDEATHSIG`` alone will not do: Linux sends it when the *thread* that started the child ends,
 and a server may well be started from a short-lived thread. So the guardian watches two processes, its
@@ -26,6 +27,7 @@ from pathlib import Path
 GRACE_S = 5.0
 POLL_S = 0.25
 SHARED_MEMORY = Path("/dev/shm")
+ALL_CORES = "all"
 AS_USUAL, LAST_OF_SESSIONS, LAST = "as-usual", "last-of-sessions", "last"
 LEAST_NICENESS = 19
 
@@ -135,6 +137,12 @@ def stand_aside(place: str) -> None:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
+def keep_to(cores: str) -> None:
+    """Run on these cores only, and so for whatever this process becomes and starts."""
+    if cores != ALL_CORES:
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+
+
 def open_descriptors(pids: list[int]) -> list[int]:
     """Descriptors that become readable when a process ends; none where the kernel has no such thing."""
     try:
@@ -143,7 +151,7 @@ def open_descriptors(pids: list[int]) -> list[int]:
         return []
 
 
-def main(owner: int, prefix: str, niceness: int, place: str, command: list[str]) -> None:
+def main(owner: int, prefix: str, niceness: int, place: str, cores: str, command: list[str]) -> None:
     """Fork the guardian, then become the server, so that our pid is the server's."""
     server = os.getpid()
     descriptors = open_descriptors([owner, server])
@@ -157,8 +165,9 @@ def main(owner: int, prefix: str, niceness: int, place: str, command: list[str])
     if niceness:
         step_back(niceness)
     stand_aside(place)
+    keep_to(cores)
     os.execv(command[0], command)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5:])
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5], sys.argv[6:])

@@ -56,6 +56,8 @@ class EmbeddedServer:
         start_timeout_s: How long :meth:`start` waits for the first real inference.
         niceness: 0 to 19. Above 0 other processes of the machine come first (``man 2 nice``): for a value
             network beside a sidecar on the same cores, whose answer has time.
+        cores: Numbers of the cores that it may use; empty: all that this process may. What is asked one after
+            the other, as a model with one instance is, needs one; handing over to another core takes time.
         otlp_url: Collector (OTLP over HTTP, ``http://host:4318/v1/traces``) that spans go to of requests
             that carry a W3C trace context, recorded or not: 2.51 does not look at the flag. None: no tracing.
 
@@ -76,11 +78,17 @@ class EmbeddedServer:
         log_path: str | Path | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
         niceness: int = 0,
+        cores: tuple[int, ...] = (),
         otlp_url: str | None = None,
     ) -> None:
         if not 0 <= niceness <= 19:
             raise ServerError(f"niceness is 0 to 19, got {niceness}")
+        strangers = sorted(set(cores) - os.sched_getaffinity(0))
+        if strangers:
+            allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+            raise ServerError(f"core {strangers[0]} is not one that this process may use: {allowed}")
         self._niceness = niceness
+        self._cores = ",".join(map(str, cores)) or guardian.ALL_CORES
         self._otlp_url = otlp_url
         self.repository = Path(repository).resolve()
         self.host = host
@@ -180,7 +188,7 @@ class EmbeddedServer:
         if (orphans := guardian.remove_orphans()) > 0:
             logger.warning("removed %d shared-memory regions of servers whose owner is gone", orphans)
         guard = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), prefix]
-        guard += [str(self._niceness), self._place]
+        guard += [str(self._niceness), self._place, self._cores]
         with open(self.log_path, "ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(

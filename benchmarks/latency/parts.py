@@ -14,7 +14,7 @@ from benchmarks.latency.blocks import Saturation
 from benchmarks.latency.measure import Bench, Measured, Paired, chosen_share, rate_of
 from benchmarks.load.plan import Phase
 from benchmarks.sidecar.contestants import BARE, CONTESTANTS, SIDECAR, TENSORS, Surroundings
-from serve.up import BESIDE_RANKER_NICENESS
+from serve.up import BESIDE_RANKER_NICENESS, cores_beside_ranker
 from triton_models.errors import BenchmarkError
 from triton_models.server import EmbeddedServer
 
@@ -74,7 +74,8 @@ def _second_call(bench: Bench, ranker: str, part: str, saturation: Saturation, s
     m = bench.materials
     if m.repository is None:
         raise BenchmarkError(f"{part.lower()} needs a value network, not a stand-in")
-    with EmbeddedServer(m.repository, niceness=BESIDE_RANKER_NICENESS) as value:
+    niceness, cores = BESIDE_RANKER_NICENESS, cores_beside_ranker()
+    with EmbeddedServer(m.repository, niceness=niceness, cores=cores) as value:
         folder = bench.folder / f"{part.lower()}-bare"
         around = _surroundings(bench, folder, value, ranker)
         with CONTESTANTS[BARE](around) as at:

@@ -104,7 +104,17 @@ def test_guardian_knows_who_lives() -> None:
 
 def test_a_server_that_steps_back_does_so_with_all_it_starts() -> None:
     code = "import os; print(os.nice(0))"
-    command = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), "puts_none_", "7", "as-usual"]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        guardian.__file__,
+        str(os.getpid()),
+        "puts_none_",
+        "7",
+        "as-usual",
+        "all",
+    ]
     # In a session of its own, as the server is started: a session's share is one for all in it.
     found = subprocess.run(
         [*command, sys.executable, "-c", code],
@@ -115,6 +125,15 @@ def test_a_server_that_steps_back_does_so_with_all_it_starts() -> None:
         start_new_session=True,
     )
     assert int(found.stdout) == min(19, os.nice(0) + 7)
+
+
+def test_a_server_keeps_to_its_cores_with_all_it_starts() -> None:
+    last = max(os.sched_getaffinity(0))
+    code = "import os; print(sorted(os.sched_getaffinity(0)))"
+    guard = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), "puts_none_", "0", "as-usual"]
+    command = [*guard, str(last), sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout.strip() == f"[{last}]"
 
 
 def test_guardian_removes_exactly_its_own_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
