@@ -24,6 +24,7 @@ import yaml
 
 from serve.dashboard import filled_in, queries
 from serve.schema import RankAnswer
+from serve.up import BESIDE_RANKER_NICENESS, cores_beside_ranker
 from tests.integration.serve.conftest import Stack
 from tests.support.decisions import logged_ids, read_log
 from tests.support.prometheus import (
@@ -127,8 +128,20 @@ def kill_value_network(stack: Stack) -> list[dict[str, Any]]:
     return answers
 
 
+def place(process: psutil.Process) -> tuple[int, tuple[int, ...]]:
+    """Niceness and cores of a tritonserver and of its model process alike."""
+    family = [process, *(child for child in process.children() if child.name().startswith("triton"))]
+    places = {(int(member.nice()), tuple(sorted(os.sched_getaffinity(member.pid)))) for member in family}
+    assert len(family) > 1 and len(places) == 1, places
+    return places.pop()
+
+
 def test_a_killed_value_network_costs_no_ranking_and_comes_back(stack: Stack) -> None:
+    mine, cores = int(psutil.Process().nice()), cores_beside_ranker() or tuple(os.sched_getaffinity(0))
+    steps_back = (min(19, mine + BESIDE_RANKER_NICENESS), cores)
+    assert place(value_server(stack)) == steps_back
     answers = kill_value_network(stack)
+    assert place(value_server(stack)) == steps_back
     assert {tuple(answer["items"]) for answer in answers} == {(9, 7, 5)}
     missed = [answer for answer in answers if answer["reason"] is not None]
     assert {answer["reason"] for answer in missed} <= {"unavailable", "late", "breaker_open"}
