@@ -30,6 +30,7 @@ SHARED_MEMORY = Path("/dev/shm")
 ALL_CORES = "all"
 AS_USUAL, LAST_OF_SESSIONS, LAST = "as-usual", "last-of-sessions", "last"
 LEAST_NICENESS = 19
+SESSION_TRIES, SESSION_WAIT_S = 5, 0.11
 
 
 def is_running(pid: int) -> bool:
@@ -121,10 +122,17 @@ def step_back(niceness: int) -> None:
     set_session(niceness)
 
 
-def set_session(niceness: int) -> None:
-    """What the session gets among sessions, where the kernel groups by them."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
+def set_session(niceness: int, process: int | str = "self") -> None:
+    """What the session of a process gets among sessions, where the kernel groups by them."""
+    for _ in range(SESSION_TRIES):
+        try:
+            Path(f"/proc/{process}/autogroup").write_text(str(niceness), encoding="ascii")
+        except BlockingIOError:  # it can be changed ten times a second, by all users together
+            time.sleep(SESSION_WAIT_S)
+        except OSError:
+            return
+        else:
+            return
 
 
 def stand_aside(place: str) -> None:

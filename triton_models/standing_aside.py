@@ -16,11 +16,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from pathlib import Path
 
-RETRIES, RETRY_S = 5, 0.11
-"""A session's niceness can be changed ten times a second, all users together."""
+from triton_models import guardian
 
 
 def can_leave_idle() -> bool:
@@ -48,22 +46,10 @@ def step_forward(group: int, niceness: int) -> None:
         group: Its number, which is the server's process id; a session of its own.
         niceness: Of the session from now on.
     """
-    _set_session(group, niceness)
+    guardian.set_session(niceness, group)
     # A thread inherits the class of the one that makes it: until no thread is left that stands aside.
     while sum(map(_leave_idle, threads(group))):
         continue
-
-
-def _set_session(pid: int, niceness: int) -> None:
-    for _ in range(RETRIES):
-        try:
-            Path(f"/proc/{pid}/autogroup").write_text(str(niceness), encoding="ascii")
-        except BlockingIOError:
-            time.sleep(RETRY_S)
-        except OSError:
-            return
-        else:
-            return
 
 
 def threads(group: int) -> list[int]:
