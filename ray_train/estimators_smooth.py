@@ -28,7 +28,7 @@ from ray_train.estimators import FloatArray, LoggedRows, Policy, Terms
 from ray_train.estimators_basis import ActionBasis
 from ray_train.estimators_model import DoublyRobust, ModelEstimator, ModelledRows
 from ray_train.estimators_reward import FOLDS, ActionValueModel
-from ray_train.evaluation import CHUNK_ROWS, user_chunks
+from ray_train.evaluation import CHUNK_ROWS, user_chunks, user_starts
 from triton_models.surface import Surface
 
 SURE = 0.999
@@ -198,7 +198,7 @@ def exact_share(
     difference_X, value_X, gram_XX = np.zeros(size), np.zeros(size), np.zeros((size, size))
     for part in user_chunks(rows.user_N, CHUNK_ROWS):
         prepared = projection.prepare(rows.take(part))
-        first_U = np.flatnonzero(np.diff(prepared.user_N, prepend=prepared.user_N[:1] - 1))
+        first_U = user_starts(prepared.user_N)
         columns = []
         for p, policy in enumerate(policies):
             mine = policy.take(part)

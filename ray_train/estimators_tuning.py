@@ -16,7 +16,7 @@ import numpy as np
 
 from ray_train.estimators import FloatArray, LoggedRows, Policy
 from ray_train.estimators_model import DoublyRobust, ModelEstimator
-from ray_train.evaluation import CHUNK_ROWS, user_chunks
+from ray_train.evaluation import CHUNK_ROWS, user_chunks, user_starts
 
 MOST_POLICIES = 6
 """Policies that are looked at; neighbours on a sweep say the same."""
@@ -51,7 +51,7 @@ def _user_moments(
     count_R = np.zeros(outcomes)
     for part in user_chunks(rows.user_N, CHUNK_ROWS):
         prepared = estimators[0].prepare(rows.take(part))
-        first_U = np.flatnonzero(np.diff(prepared.user_N, prepend=prepared.user_N[:1] - 1))
+        first_U = user_starts(prepared.user_N)
         size_UR = np.add.reduceat(prepared.known_NR[:, :outcomes], first_U, axis=0)
         count_R += size_UR.sum(axis=0)
         mine, sums = policy.take(part), []

@@ -102,11 +102,16 @@ def user_chunks(user_N: npt.NDArray[np.int32], chunk_rows: int) -> Iterator[slic
         start = stop
 
 
+def user_starts(user_N: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
+    """The first row of every user, of rows that are sorted by user, [U]."""
+    return np.flatnonzero(np.diff(user_N, prepend=user_N[:1] - 1))
+
+
 def _chunk_sums(
     estimator: Estimator, rows: LoggedRows, policies: Sequence[Policy]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Per user sums, those the intervals are made of [U, P, R, 2]; (hits, Σ w, Σ w²) per policy [P, 3]."""
-    first_U = np.flatnonzero(np.diff(rows.user_N, prepend=rows.user_N[:1] - 1))
+    first_U = user_starts(rows.user_N)
     local_N = np.repeat(np.arange(len(first_U)), np.diff(first_U, append=len(rows)))
     users, outcomes = len(first_U), rows.outcome_NR.shape[1]
 
