@@ -44,8 +44,7 @@ def cores_beside_ranker() -> tuple[int, ...]:
     to thread stays on a core. On two cores the median grows by a seventh less (benchmarks/RESULTS.md, P2).
     Empty, which is all, where there is one core.
     """
-    cores = sorted(os.sched_getaffinity(0))
-    return tuple(cores[len(cores) - len(cores) // 2 :])
+    return last_cores(len(os.sched_getaffinity(0)) // 2 or None)
 
 
 def run_up(options: argparse.Namespace) -> int:

@@ -112,14 +112,19 @@ def guard(owner: int, server: int, descriptors: list[int], prefix: str) -> None:
     remove_regions(prefix)
 
 
-def step_back(niceness: int) -> None:
+def step_back(niceness: int, place: str) -> None:
     """Let others go first, and so for whatever this process becomes and starts.
 
     Where the kernel groups processes by session (``man 7 sched``, autogroup), niceness counts inside the
-    session only; what the whole session, which is the server's own, gets is said in another place.
+    session only; what the whole session, which is the server's own, gets is said in another place. A place
+    other than the usual one leaves the others nothing to wait for, until the owner takes it back
+    (:mod:`triton_models.standing_aside`).
     """
     os.nice(niceness)
-    set_session(niceness)
+    set_session(niceness if place == AS_USUAL else LEAST_NICENESS)
+    if place == LAST:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def set_session(niceness: int, process: int | str = "self") -> None:
@@ -133,16 +138,6 @@ def set_session(niceness: int, process: int | str = "self") -> None:
             return
         else:
             return
-
-
-def stand_aside(place: str) -> None:
-    """Run on what others leave, until the owner takes it back (:mod:`triton_models.standing_aside`)."""
-    if place == AS_USUAL:
-        return
-    set_session(LEAST_NICENESS)
-    if place == LAST:
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def keep_to(cores: str) -> None:
@@ -171,8 +166,7 @@ def main(owner: int, prefix: str, niceness: int, place: str, cores: str, command
         finally:
             os._exit(0)
     if niceness:
-        step_back(niceness)
-    stand_aside(place)
+        step_back(niceness, place)
     keep_to(cores)
     os.execv(command[0], command)
 

@@ -40,7 +40,7 @@ def can_leave_idle() -> bool:
 
 
 def step_forward(group: int, niceness: int) -> None:
-    """Let the processes of a process group count as they should: after :func:`guardian.stand_aside`.
+    """Let the processes of a process group count as they should: after :func:`guardian.step_back`.
 
     Args:
         group: Its number, which is the server's process id; a session of its own.

@@ -23,7 +23,7 @@ time.sleep(60)
 @pytest.mark.skipif(not standing_aside.can_leave_idle(), reason="needs CAP_SYS_NICE")
 def test_every_thread_steps_forward() -> None:
     guard = [sys.executable, "-I", "-S", guardian.__file__]
-    guard += [str(os.getpid()), "puts_none_", "0", guardian.LAST, guardian.ALL_CORES]
+    guard += [str(os.getpid()), "puts_none_", "5", guardian.LAST, guardian.ALL_CORES]
     command = [*guard, sys.executable, "-c", PROGRAM]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
